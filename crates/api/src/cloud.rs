@@ -1,0 +1,299 @@
+//! The cloud API: what users and their programs call.
+//!
+//! Conventions: `https`, JSON, names or UUIDs in paths, `?project=` (or `default`), `limit`/`page_token` for lists, `Idempotency-Key` on
+//! everything that creates, `ETag` and `If-Match` on what can be changed, NDJSON for streams, 202 and an operation for long work, and errors
+//! `{error_code, message, request_id}` whose message names the object, the reason and the way out.
+
+use dropshot::{
+    FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted, HttpResponseHeaders, HttpResponseOk, Path, Query,
+    RequestContext, StreamingBody, TypedBody, WebsocketChannelResult, WebsocketConnection,
+};
+use yun_types::{AuditRecord, Explanation, Image, Instance, Network, Node, NodeSpec, Operation, Project, ProjectSpec, Token};
+
+mod params;
+mod streams;
+
+pub use params::*;
+pub use streams::*;
+
+/// The cloud API.
+#[dropshot::api_description { tag_config = {
+    allow_other_tags = false,
+    policy = dropshot::EndpointTagPolicy::ExactlyOne,
+    tags = {
+        "cloud" = { description = "The installation itself: versions, identity, streams, audit." },
+        "projects" = { description = "Tenants." },
+        "tokens" = { description = "API tokens and roles." },
+        "instances" = { description = "VMs and containers." },
+        "images" = { description = "What instances start from." },
+        "networks" = { description = "Networks of projects." },
+        "nodes" = { description = "Machines of the pool." },
+        "operations" = { description = "Long work." },
+    },
+}}]
+pub trait CloudApi {
+    /// What each handler works with.
+    type Context;
+
+    /// Say that the server is there, and which it is. Needs no token.
+    #[endpoint { method = GET, path = "/v1/ping", tags = ["cloud"] }]
+    async fn ping(rqctx: RequestContext<Self::Context>) -> Result<HttpResponseOk<Ping>, HttpError>;
+
+    /// Say who the caller is, and what the caller may do.
+    #[endpoint { method = GET, path = "/v1/whoami", tags = ["cloud"] }]
+    async fn whoami(rqctx: RequestContext<Self::Context>) -> Result<HttpResponseOk<Whoami>, HttpError>;
+
+    /// Stream changes of objects from a revision on, as NDJSON lines of `WatchEvent`. A 410 asks the caller to list again.
+    #[endpoint { method = GET, path = "/v1/watch", tags = ["cloud"] }]
+    async fn watch(rqctx: RequestContext<Self::Context>, query: Query<WatchQuery>) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+
+    /// Stream what happened, as NDJSON lines of `Event`: the last `tail` first, then, with `follow`, what comes.
+    #[endpoint { method = GET, path = "/v1/events", tags = ["cloud"] }]
+    async fn event_stream(rqctx: RequestContext<Self::Context>, query: Query<EventQuery>) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+
+    /// List who changed what, newest first.
+    #[endpoint { method = GET, path = "/v1/audit", tags = ["cloud"] }]
+    async fn audit_list(rqctx: RequestContext<Self::Context>, query: Query<AuditQuery>) -> Result<HttpResponseOk<Page<AuditRecord>>, HttpError>;
+
+    /// List the server's background work: what runs, when it last ran and why, when it will run again.
+    #[endpoint { method = GET, path = "/v1/tasks", tags = ["cloud"] }]
+    async fn task_list(rqctx: RequestContext<Self::Context>) -> Result<HttpResponseOk<Vec<BackgroundTask>>, HttpError>;
+
+    /// List projects that the caller may see.
+    #[endpoint { method = GET, path = "/v1/projects", tags = ["projects"] }]
+    async fn project_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Project>>, HttpError>;
+
+    /// Create a project with its network.
+    #[endpoint { method = POST, path = "/v1/projects", tags = ["projects"] }]
+    async fn project_create(
+        rqctx: RequestContext<Self::Context>,
+        headers: Header<CreateHeaders>,
+        body: TypedBody<ProjectCreate>,
+    ) -> Result<HttpResponseCreated<Project>, HttpError>;
+
+    /// Show a project.
+    #[endpoint { method = GET, path = "/v1/projects/{project}", tags = ["projects"] }]
+    async fn project_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<ProjectPath>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Project>, EtagHeader>, HttpError>;
+
+    /// Change a project.
+    #[endpoint { method = PUT, path = "/v1/projects/{project}", tags = ["projects"] }]
+    async fn project_update(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<ProjectPath>,
+        headers: Header<UpdateHeaders>,
+        body: TypedBody<ProjectSpec>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Project>, EtagHeader>, HttpError>;
+
+    /// Delete a project that owns no instance.
+    #[endpoint { method = DELETE, path = "/v1/projects/{project}", tags = ["projects"] }]
+    async fn project_delete(rqctx: RequestContext<Self::Context>, path: Path<ProjectPath>) -> Result<HttpResponseDeleted, HttpError>;
+
+    /// List tokens, without their secrets.
+    #[endpoint { method = GET, path = "/v1/tokens", tags = ["tokens"] }]
+    async fn token_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Token>>, HttpError>;
+
+    /// Create a token. Its secret is in the answer, and nowhere else.
+    #[endpoint { method = POST, path = "/v1/tokens", tags = ["tokens"] }]
+    async fn token_create(rqctx: RequestContext<Self::Context>, body: TypedBody<TokenCreate>) -> Result<HttpResponseCreated<TokenCreated>, HttpError>;
+
+    /// Revoke a token: it stops working at once.
+    #[endpoint { method = DELETE, path = "/v1/tokens/{token}", tags = ["tokens"] }]
+    async fn token_delete(rqctx: RequestContext<Self::Context>, path: Path<TokenPath>) -> Result<HttpResponseDeleted, HttpError>;
+
+    /// List instances.
+    #[endpoint { method = GET, path = "/v1/instances", tags = ["instances"] }]
+    async fn instance_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Instance>>, HttpError>;
+
+    /// Create an instance, place it and start it.
+    #[endpoint { method = POST, path = "/v1/instances", tags = ["instances"], request_body_max_bytes = 1048576 }]
+    async fn instance_create(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: TypedBody<InstanceCreate>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Show an instance.
+    #[endpoint { method = GET, path = "/v1/instances/{instance}", tags = ["instances"] }]
+    async fn instance_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Instance>, EtagHeader>, HttpError>;
+
+    /// Change an instance: the whole spec and the labels as they should be.
+    #[endpoint { method = PUT, path = "/v1/instances/{instance}", tags = ["instances"], request_body_max_bytes = 1048576 }]
+    async fn instance_update(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+        body: TypedBody<InstanceUpdate>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Stop an instance if it runs, and remove everything it owns.
+    #[endpoint { method = DELETE, path = "/v1/instances/{instance}", tags = ["instances"] }]
+    async fn instance_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Start, stop, restart, pause or resume an instance.
+    #[endpoint { method = POST, path = "/v1/instances/{instance}/actions/{action}", tags = ["instances"] }]
+    async fn instance_action(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstanceActionPath>,
+        query: Query<ActionQuery>,
+        headers: Header<CreateHeaders>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Say why an instance is where it is, or why it waits.
+    #[endpoint { method = GET, path = "/v1/instances/{instance}/explain", tags = ["instances"] }]
+    async fn instance_explain(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseOk<Explanation>, HttpError>;
+
+    /// Stream what an instance wrote, as NDJSON lines of `LogRecord`.
+    #[endpoint { method = GET, path = "/v1/instances/{instance}/logs", tags = ["instances"] }]
+    async fn instance_logs(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<LogQuery>,
+    ) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+
+    /// Run a process in a container. The WebSocket carries the frames of `yun_api::frames`.
+    #[channel { protocol = WEBSOCKETS, path = "/v1/instances/{instance}/exec", tags = ["instances"] }]
+    async fn instance_exec(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ExecQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult;
+
+    /// Open the serial console of a VM. The WebSocket carries the frames of `yun_api::frames`.
+    #[channel { protocol = WEBSOCKETS, path = "/v1/instances/{instance}/console", tags = ["instances"] }]
+    async fn instance_console(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult;
+
+    /// Connect to a TCP port of an instance. The WebSocket carries plain binary messages.
+    #[channel { protocol = WEBSOCKETS, path = "/v1/instances/{instance}/ports/{port}", tags = ["instances"] }]
+    async fn instance_dial(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePortPath>,
+        query: Query<ScopeQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult;
+
+    /// List images.
+    #[endpoint { method = GET, path = "/v1/images", tags = ["images"] }]
+    async fn image_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Image>>, HttpError>;
+
+    /// Make an image: from packages, or from a URL.
+    #[endpoint { method = POST, path = "/v1/images", tags = ["images"] }]
+    async fn image_create(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: TypedBody<ImageCreate>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Take an image in from the request's body. Answers when it is done.
+    #[endpoint { method = POST, path = "/v1/image-uploads", tags = ["images"], request_body_max_bytes = 1099511627776 }]
+    async fn image_upload(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<UploadQuery>,
+        body: StreamingBody,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Show an image.
+    #[endpoint { method = GET, path = "/v1/images/{image}", tags = ["images"] }]
+    async fn image_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<ImagePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Image>, EtagHeader>, HttpError>;
+
+    /// Read an image's content again and compare it with its digest.
+    #[endpoint { method = POST, path = "/v1/images/{image}/verify", tags = ["images"] }]
+    async fn image_verify(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<ImagePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseOk<Image>, HttpError>;
+
+    /// Remove an image that no instance uses.
+    #[endpoint { method = DELETE, path = "/v1/images/{image}", tags = ["images"] }]
+    async fn image_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<ImagePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseDeleted, HttpError>;
+
+    /// List networks.
+    #[endpoint { method = GET, path = "/v1/networks", tags = ["networks"] }]
+    async fn network_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Network>>, HttpError>;
+
+    /// Show a network.
+    #[endpoint { method = GET, path = "/v1/networks/{network}", tags = ["networks"] }]
+    async fn network_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<NetworkPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Network>, EtagHeader>, HttpError>;
+
+    /// List nodes.
+    #[endpoint { method = GET, path = "/v1/nodes", tags = ["nodes"] }]
+    async fn node_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Node>>, HttpError>;
+
+    /// Show a node.
+    #[endpoint { method = GET, path = "/v1/nodes/{node}", tags = ["nodes"] }]
+    async fn node_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<NodePath>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Node>, EtagHeader>, HttpError>;
+
+    /// Change a node, for example to cordon it.
+    #[endpoint { method = PUT, path = "/v1/nodes/{node}", tags = ["nodes"] }]
+    async fn node_update(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<NodePath>,
+        headers: Header<UpdateHeaders>,
+        body: TypedBody<NodeSpec>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Node>, EtagHeader>, HttpError>;
+
+    /// List operations, newest first.
+    #[endpoint { method = GET, path = "/v1/operations", tags = ["operations"] }]
+    async fn operation_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Operation>>, HttpError>;
+
+    /// Show an operation; with `wait`, answer when it has changed after `seen`, when it has ended, or after so many seconds.
+    #[endpoint { method = GET, path = "/v1/operations/{operation}", tags = ["operations"] }]
+    async fn operation_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<OperationPath>,
+        query: Query<OperationQuery>,
+    ) -> Result<HttpResponseOk<Operation>, HttpError>;
+
+    /// Take an operation back, if it still can be.
+    #[endpoint { method = POST, path = "/v1/operations/{operation}/cancel", tags = ["operations"] }]
+    async fn operation_cancel(rqctx: RequestContext<Self::Context>, path: Path<OperationPath>) -> Result<HttpResponseOk<Operation>, HttpError>;
+}
+
+/// The OpenAPI document of the cloud API, as it is kept in `openapi/yun.json`.
+pub fn openapi() -> String {
+    let description = cloud_api_mod::stub_api_description().expect("the trait's paths do not collide");
+    let document = description.openapi("yun", semver::Version::new(1, 0, 0)).json().expect("the document is plain JSON");
+    let mut text = serde_json::to_string_pretty(&document).expect("plain JSON");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,383 @@
+//! What requests carry and answers hold, beside the nouns of `types`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+use yun_types::{
+    CloudId, Digest, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind, ProjectSpec, Role, Timestamp, Token, TokenSpec,
+};
+
+/// One page of a list.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}Page")]
+pub struct Page<T> {
+    /// The objects, in the order of their names (newest first for operations and audit records).
+    pub items: Vec<T>,
+    /// Give this back as `page_token` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page: Option<String>,
+    /// The revision of this list: `watch` goes on from here.
+    #[serde(default)]
+    pub revision: String,
+}
+
+/// Which part of a list is asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ListQuery {
+    /// The project; `default` if absent. Ignored for what belongs to the cloud.
+    pub project: Option<Name>,
+    /// Every project that the caller may see.
+    #[serde(default)]
+    pub all_projects: Option<bool>,
+    /// The most objects in one page: 100 if absent, 1000 at most.
+    pub limit: Option<u32>,
+    /// What the page before said.
+    pub page_token: Option<String>,
+    /// Only objects with these labels, as in `tier=web,stage`.
+    pub label: Option<String>,
+}
+
+/// The project of an object.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ScopeQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+}
+
+/// The project of an object, and how to act on it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ActionQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// Stop and restart: seconds between the polite request and the end, instead of the instance's own.
+    pub timeout: Option<u32>,
+}
+
+/// Where a stream of changes begins, and of what.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct WatchQuery {
+    /// The kind of object: one of `instance`, `image`, `network`, `node`, `operation`, `project`.
+    pub kind: Option<ObjectKind>,
+    /// The project; all that the caller may see if absent.
+    pub project: Option<Name>,
+    /// Only changes after this revision; everything there is, and then changes, if absent.
+    pub after: Option<String>,
+}
+
+/// Which events are asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct EventQuery {
+    /// The project; all that the caller may see if absent.
+    pub project: Option<Name>,
+    /// Only events of the object with this name or id.
+    pub object: Option<String>,
+    /// The last so many: 100 if absent.
+    pub tail: Option<u32>,
+    /// Only events after this sequence number.
+    pub after: Option<u64>,
+    /// Goes on with new events.
+    #[serde(default)]
+    pub follow: Option<bool>,
+}
+
+/// Which audit records are asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct AuditQuery {
+    /// The most records in one page: 100 if absent, 1000 at most.
+    pub limit: Option<u32>,
+    /// What the page before said.
+    pub page_token: Option<String>,
+}
+
+/// Which log lines are asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct LogQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// Only the last so many lines.
+    pub tail: Option<u64>,
+    /// Only lines from this moment on.
+    pub since: Option<Timestamp>,
+    /// Goes on with new lines.
+    #[serde(default)]
+    pub follow: Option<bool>,
+}
+
+/// What to run in a container. Lists are JSON texts, because a query has no lists.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ExecQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// The program and its arguments: `["ls","-l"]`.
+    pub command: String,
+    /// Added to the environment: `["A=1"]`.
+    pub env: Option<String>,
+    /// Instead of the container's user.
+    pub user: Option<String>,
+    /// Instead of the container's working directory.
+    pub workdir: Option<String>,
+    /// Gives it a terminal with this many columns and rows: `80x24`.
+    pub terminal: Option<String>,
+}
+
+/// How an operation is asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct OperationQuery {
+    /// Answer after this many seconds at the latest (60 at most); at once if absent.
+    pub wait: Option<u32>,
+    /// The revision that the caller has seen: answer as soon as there is a newer one. Without it, only the end is waited for.
+    pub seen: Option<String>,
+}
+
+/// What an upload is.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct UploadQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// The image's name.
+    pub name: Name,
+    /// The format; found out from the bytes if absent.
+    pub format: Option<ImageFormat>,
+    /// What the bytes must hash to.
+    pub checksum: Option<Digest>,
+    /// Where the bytes come from, for people: a file name.
+    pub source: Option<String>,
+    /// Root file systems: the entrypoint to record, a JSON list.
+    pub entrypoint: Option<String>,
+    /// Root file systems: the command to record, a JSON list.
+    pub command: Option<String>,
+}
+
+macro_rules! paths {
+    ($($(#[$doc:meta])* $name:ident { $field:ident: $type:ty },)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Deserialize, JsonSchema)]
+        pub struct $name {
+            /// Its name or id.
+            pub $field: $type,
+        }
+    )*};
+}
+
+paths! {
+    /// Names an image, also by the start of its digest.
+    ImagePath { image: String },
+    /// Names an instance.
+    InstancePath { instance: NameOrId },
+    /// Names a network.
+    NetworkPath { network: NameOrId },
+    /// Names a node.
+    NodePath { node: NameOrId },
+    /// Names an operation.
+    OperationPath { operation: Uuid },
+    /// Names a project.
+    ProjectPath { project: NameOrId },
+    /// Names a token.
+    TokenPath { token: NameOrId },
+}
+
+/// Names an instance and what to do to it.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct InstanceActionPath {
+    /// Its name or id.
+    pub instance: NameOrId,
+    /// What to do.
+    pub action: InstanceAction,
+}
+
+/// Names a port of an instance.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct InstancePortPath {
+    /// Its name or id.
+    pub instance: NameOrId,
+    /// The port inside.
+    pub port: u16,
+}
+
+/// What can be done to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceAction {
+    /// Run it.
+    Start,
+    /// End it; its disk stays.
+    Stop,
+    /// End it and run it again.
+    Restart,
+    /// Freeze it in memory.
+    Pause,
+    /// Let it go on.
+    Resume,
+}
+
+impl std::fmt::Display for InstanceAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        })
+    }
+}
+
+/// Headers of requests that create.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+pub struct CreateHeaders {
+    /// A word of the caller's own: the same request with the same word is carried out once, and answered alike for a day.
+    #[serde(rename = "idempotency-key")]
+    pub idempotency_key: Option<String>,
+}
+
+/// Headers of requests that change.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+pub struct UpdateHeaders {
+    /// The `ETag` that the change was made from: it is refused if the object is newer.
+    #[serde(rename = "if-match")]
+    pub if_match: Option<String>,
+}
+
+/// The revision of the object in the answer.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct EtagHeader {
+    /// For `If-Match`.
+    pub etag: String,
+}
+
+/// Which server this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ping {
+    /// The version of yun.
+    pub version: String,
+    /// The installation.
+    pub cloud: CloudId,
+}
+
+/// Who the caller is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Whoami {
+    /// The token's name.
+    pub name: String,
+    /// The role in the whole cloud.
+    pub cloud: Option<Role>,
+    /// The role in single projects.
+    pub projects: BTreeMap<Name, Role>,
+}
+
+/// A new project.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectCreate {
+    /// Its name.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What is wanted of it.
+    #[serde(default)]
+    pub spec: ProjectSpec,
+}
+
+/// A new token.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenCreate {
+    /// Its name.
+    pub name: Name,
+    /// What it allows.
+    pub spec: TokenSpec,
+}
+
+/// A new token, with its secret.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+pub struct TokenCreated {
+    /// The token.
+    pub token: Token,
+    /// Shown once: keep it.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for TokenCreated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The secret must not reach a log by way of `{:?}`.
+        f.debug_struct("TokenCreated").field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+/// A new instance.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceCreate {
+    /// Its name.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What is wanted of it.
+    pub spec: InstanceSpec,
+}
+
+/// A changed instance.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceUpdate {
+    /// Free words, all of them.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What is wanted of it, all of it.
+    pub spec: InstanceSpec,
+}
+
+/// A new image.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageCreate {
+    /// Its name.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Where its content comes from.
+    pub source: ImageOrigin,
+}
+
+/// Where a new image's content comes from.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum ImageOrigin {
+    /// From Debian packages.
+    Build {
+        /// How.
+        recipe: ImageRecipe,
+    },
+    /// From a web server.
+    Url {
+        /// `http://` or `https://`.
+        url: String,
+        /// The format; found out from the bytes if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        format: Option<ImageFormat>,
+        /// What the bytes must hash to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checksum: Option<Digest>,
+    },
+}
+
+/// A piece of the server's background work.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct BackgroundTask {
+    /// Its name.
+    pub name: String,
+    /// `idle`, `running`, `waiting` or `failed`.
+    pub state: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// When it last ran.
+    pub last_run: Option<Timestamp>,
+    /// What it last said.
+    pub last_result: Option<String>,
+    /// When it will run again, if it runs by the clock.
+    pub next_run: Option<Timestamp>,
+}

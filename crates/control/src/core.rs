@@ -1,0 +1,115 @@
+//! The core that every resource works on: tables, caches, clock, journals, nodes. It owns them and decides nothing.
+
+use crate::{
+    journal::Journal,
+    node::Nodes,
+    rows::{ExplanationRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow, TokenRow},
+};
+use std::{path::PathBuf, sync::Arc};
+use tokio::sync::Notify;
+use yun_engine::{clock::Clock, tasks::Tasks};
+use yun_store::{Cache, Store, StoreError, Stored, Table};
+use yun_types::{AuditRecord, CloudId, Event};
+
+/// What differs between installations.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// Which installation this is.
+    pub cloud: CloudId,
+    /// Where certificates and journals are kept.
+    pub directory: PathBuf,
+    /// The address to listen on; port 0 lets the kernel choose.
+    pub listen: std::net::SocketAddr,
+    /// Names and addresses that the server's certificate is for, beside `localhost` and the loopback addresses.
+    pub names: Vec<String>,
+    /// The range that projects' networks are cut from.
+    pub network_pool: ipnet::Ipv4Net,
+    /// The prefix length of each network.
+    pub network_prefix: u8,
+}
+
+/// A table and the cache that follows it.
+#[derive(Debug, Clone)]
+pub struct Resource<T: Stored> {
+    /// For writing.
+    pub table: Table<T>,
+    /// For reading.
+    pub cache: Cache<T>,
+}
+
+impl<T: Stored> Resource<T> {
+    async fn open(store: &Arc<dyn Store>) -> Result<Self, StoreError> {
+        Ok(Self { table: Table::new(Arc::clone(store)), cache: Cache::start(Arc::clone(store), &[]).await? })
+    }
+}
+
+/// The control plane's core. Cheap to share; handlers and reconcilers hold an `Arc` of it.
+pub struct Control {
+    /// What differs between installations.
+    pub config: ControlConfig,
+    /// The state.
+    pub store: Arc<dyn Store>,
+    /// The only source of time.
+    pub clock: Arc<dyn Clock>,
+    /// Background work, listed in `/v1/tasks`.
+    pub tasks: Tasks,
+    /// Images.
+    pub images: Resource<ImageRow>,
+    /// Instances.
+    pub instances: Resource<InstanceRow>,
+    /// Networks.
+    pub networks: Resource<NetworkRow>,
+    /// Nodes, as they are stored; [`Control::live`] knows what is measured.
+    pub nodes: Resource<NodeRow>,
+    /// Operations.
+    pub operations: Resource<OperationRow>,
+    /// Projects.
+    pub projects: Resource<ProjectRow>,
+    /// Tokens.
+    pub tokens: Resource<TokenRow>,
+    /// Why placed instances are where they are. Read rarely: not cached.
+    pub explanations: Table<ExplanationRow>,
+    /// Answers to requests with an idempotency key. Read rarely: not cached.
+    pub idempotency: Table<IdempotencyRow>,
+    /// What happened.
+    pub events: Journal<Event>,
+    /// Who changed what.
+    pub audit: Journal<AuditRecord>,
+    /// Nodes that are connected now.
+    pub live: Nodes,
+    /// Wakes the instance reconciler; it takes no other input.
+    pub wake_instances: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("cloud", &self.config.cloud).finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Opens the core over a store. Starts caches, and nothing else: [`crate::start`] starts reconcilers and the server.
+    pub async fn open(config: ControlConfig, store: Arc<dyn Store>, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self, crate::StartError> {
+        let events = Journal::open(config.directory.join("events.jsonl"), Arc::clone(&clock))?;
+        let audit = Journal::open(config.directory.join("audit.jsonl"), Arc::clone(&clock))?;
+        Ok(Self {
+            images: Resource::open(&store).await?,
+            instances: Resource::open(&store).await?,
+            networks: Resource::open(&store).await?,
+            nodes: Resource::open(&store).await?,
+            operations: Resource::open(&store).await?,
+            projects: Resource::open(&store).await?,
+            tokens: Resource::open(&store).await?,
+            explanations: Table::new(Arc::clone(&store)),
+            idempotency: Table::new(Arc::clone(&store)),
+            events,
+            audit,
+            live: Nodes::default(),
+            wake_instances: Arc::default(),
+            config,
+            store,
+            clock,
+            tasks,
+        })
+    }
+}

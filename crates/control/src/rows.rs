@@ -1,0 +1,78 @@
+//! What the control plane keeps in the store: one row type a noun, in its first version.
+//!
+//! To change a shape, follow [`Stored`]: keep the old struct, raise the version, write `migrate`, and add the old bytes to `tests/stored`.
+
+use serde::{Deserialize, Serialize};
+use std::ops::{Deref, DerefMut};
+use yun_store::{Never, Stored};
+use yun_types::{Explanation, Image, Instance, Network, Node, Operation, Project, Timestamp, Token};
+
+macro_rules! rows {
+    ($($(#[$doc:meta])* $row:ident($noun:ty) in $table:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $row(pub $noun);
+
+        impl Stored for $row {
+            const TABLE: &'static str = $table;
+            const VERSION: u32 = 1;
+            type Previous = Never;
+            fn migrate(previous: Never) -> Self {
+                match previous {}
+            }
+        }
+        impl Deref for $row {
+            type Target = $noun;
+            fn deref(&self) -> &$noun {
+                &self.0
+            }
+        }
+        impl DerefMut for $row {
+            fn deref_mut(&mut self) -> &mut $noun {
+                &mut self.0
+            }
+        }
+    )*};
+}
+
+rows! {
+    /// `images/<project>/<name>`
+    ImageRow(Image) in "images";
+    /// `instances/<project>/<name>`
+    InstanceRow(Instance) in "instances";
+    /// `networks/<project>/<name>`; every project has `default`.
+    NetworkRow(Network) in "networks";
+    /// `nodes/<name>`
+    NodeRow(Node) in "nodes";
+    /// `operations/<id>`; ids are of version 7, so the order of keys is that of time.
+    OperationRow(Operation) in "operations";
+    /// `projects/<name>`
+    ProjectRow(Project) in "projects";
+    /// `tokens/<name>`
+    TokenRow(StoredToken) in "tokens";
+    /// `explanations/<instance id>`: why a placed instance is where it is.
+    ExplanationRow(Explanation) in "explanations";
+    /// `idempotency/<token name>/<key>`
+    IdempotencyRow(StoredAnswer) in "idempotency";
+}
+
+/// A token with the hash of its secret. The secret itself is nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredToken {
+    /// The token, as the API shows it.
+    pub token: Token,
+    /// SHA-256 of the secret, in hexadecimal. The secret has 256 random bits, so that a slow hash would add nothing.
+    pub secret_sha256: String,
+}
+
+/// The answer to a request with an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAnswer {
+    /// SHA-256 of the request (operation, path, project, body): the same key with another request is refused.
+    pub request_sha256: String,
+    /// When it was first asked; forgotten a day later.
+    pub at: Timestamp,
+    /// The id of what was created: the answer is the object or the operation with this id.
+    pub created: uuid::Uuid,
+}

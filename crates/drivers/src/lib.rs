@@ -1,0 +1,20 @@
+//! What a node must be able to do, as three small traits, and nothing about how.
+//!
+//! * [`InstanceDriver`]: makes VMs or containers real. One implementation a kind.
+//! * [`ImageDriver`]: keeps the contents that instances start from.
+//! * [`NetworkDriver`]: connects instances, and keeps strangers apart.
+//!
+//! Rules for every implementation, checked by one conformance suite on the real ones and on the fakes:
+//! every call is idempotent; every call may be cancelled (dropped) at any point, and the next call finishes or undoes the rest; nothing that
+//! runs depends on this process: after a restart, `recover` with the handle from the ledger finds it again; nothing is touched that cannot
+//! be proved to be yun's own (its id is in the name, the path or the state directory).
+
+mod error;
+mod image;
+mod instance;
+mod network;
+
+pub use error::*;
+pub use image::*;
+pub use instance::*;
+pub use network::*;

@@ -1,0 +1,5 @@
+//! The host as yun sees it: its directories, its name among other clouds on the same machine, and what it has to lend.
+
+mod paths;
+
+pub use paths::*;

@@ -1,23 +1,24 @@
 //! How fast the state is: compare-and-swap of 512-byte values, durable before it is answered, from 1 and from 64 clients.
 //!
 //! A closed loop: each client swaps a key of its own, again as soon as the answer is there. Every swap is synced; the history rows are
-//! kept and compacted as in production. Also: memory of the watch cache reads that control paths live on.
+//! kept and compacted as in production. Also: how watches fan out, and the reads of a cache that control paths live on.
 
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use yun_store::{Cache, Never, Options, SqliteStore, Store, Stored, Table, Txn};
+use yun_store::{Cache, KeyRange, Never, Options, SqliteStore, Store, Stored, Table, Txn};
 
 /// One measured number.
 #[derive(Clone, Debug)]
-pub struct Measure {
+pub(crate) struct Measure {
     /// What was measured.
-    pub name: String,
+    pub(crate) name: String,
     /// The number.
-    pub value: f64,
+    pub(crate) value: f64,
     /// Its unit.
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
 }
 
 impl Measure {
@@ -34,7 +35,7 @@ const VALUE: usize = 512;
 const ROWS: u32 = 10_000;
 
 /// Runs all measurements of the state. Takes about 15 seconds and some 100 MB below the directory for temporary files.
-pub async fn run() -> Result<Vec<Measure>, Box<dyn std::error::Error>> {
+pub(crate) async fn run() -> Result<Vec<Measure>, Box<dyn std::error::Error>> {
     let mut measures = Vec::new();
     for clients in [1, 64] {
         let dir = Scratch::new(&format!("cas{clients}"))?;
@@ -46,8 +47,41 @@ pub async fn run() -> Result<Vec<Measure>, Box<dyn std::error::Error>> {
         measures.push(Measure::new(name("p50"), percentile(&micros, 50) / 1000.0, "ms"));
         measures.push(Measure::new(name("p99"), percentile(&micros, 99) / 1000.0, "ms"));
     }
+    measures.push(fan_out().await?);
     measures.extend(cache_reads().await?);
     Ok(measures)
+}
+
+/// Events per second that a thousand watchers of one prefix get while one client writes.
+async fn fan_out() -> Result<Measure, Box<dyn std::error::Error>> {
+    const WATCHERS: usize = 1000;
+    const WRITES: usize = 300;
+    let dir = Scratch::new("watch")?;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&dir.0, Options::default())?);
+    let start = store.txn(Txn::put("bench/0", "x")).await?.rev;
+    let began = Instant::now();
+    let watchers: Vec<_> = (0..WATCHERS)
+        .map(|_| {
+            let mut watch = store.watch(KeyRange::prefix("bench/"), start);
+            tokio::spawn(async move {
+                let mut seen = 0;
+                while let (true, Some(Ok(batch))) = (seen < WRITES, watch.next().await) {
+                    seen += batch.events.len();
+                }
+                seen
+            })
+        })
+        .collect();
+    for _ in 0..WRITES {
+        store.txn(Txn::put("bench/0", vec![b'x'; VALUE])).await?;
+    }
+    let mut seen = 0;
+    for watcher in watchers {
+        seen += watcher.await?;
+    }
+    assert_eq!(seen, WATCHERS * WRITES, "every watcher sees every write");
+    let rate = seen as f64 / began.elapsed().as_secs_f64();
+    Ok(Measure::new("store: 1,000 watchers of one prefix, events", rate, "event/s"))
 }
 
 /// Times of all swaps in microseconds.

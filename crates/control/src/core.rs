@@ -1,13 +1,18 @@
 //! The core that every resource works on: tables, caches, clock, journals, nodes. It owns them and decides nothing.
 
 use crate::{
+    auth::keys::Keys,
+    http::idempotency::Turns,
+    instance::Promises,
     journal::Journal,
     node::Nodes,
+    operation::Works,
     rows::{ExplanationRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow, TokenRow},
 };
 use std::{path::PathBuf, sync::Arc};
-use tokio::sync::Notify;
-use yun_engine::{clock::Clock, tasks::Tasks};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use yun_engine::{clock::Clock, reconcile::Signal, tasks::Tasks};
 use yun_store::{Cache, Store, StoreError, Stored, Table};
 use yun_types::{AuditRecord, CloudId, Event};
 
@@ -78,7 +83,21 @@ pub struct Control {
     /// Nodes that are connected now.
     pub live: Nodes,
     /// Wakes the instance reconciler; it takes no other input.
-    pub wake_instances: Arc<Notify>,
+    pub wake_instances: Signal,
+    /// Wakes what ends operations.
+    pub wake_operations: Signal,
+    /// Decisions that the caches do not show yet.
+    pub promises: Promises,
+    /// Work that operations stand for, as long as this process does it.
+    pub works: Works,
+    /// Whose secret a request carries.
+    pub keys: Keys,
+    /// Requests with the same idempotency key, one after the other.
+    pub turns: Turns,
+    /// Held while a range is chosen and given to a project's network, so that no two get the same.
+    pub choosing_range: Mutex<()>,
+    /// Cancelled when streams and sessions should end.
+    pub closing: CancellationToken,
 }
 
 impl std::fmt::Debug for Control {
@@ -92,20 +111,28 @@ impl Control {
     pub async fn open(config: ControlConfig, store: Arc<dyn Store>, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self, crate::StartError> {
         let events = Journal::open(config.directory.join("events.jsonl"), Arc::clone(&clock))?;
         let audit = Journal::open(config.directory.join("audit.jsonl"), Arc::clone(&clock))?;
+        let tokens: Resource<TokenRow> = Resource::open(&store).await?;
         Ok(Self {
+            keys: Keys::new(tokens.cache.clone()),
+            turns: Turns::default(),
+            choosing_range: Mutex::default(),
+            closing: CancellationToken::new(),
             images: Resource::open(&store).await?,
             instances: Resource::open(&store).await?,
             networks: Resource::open(&store).await?,
             nodes: Resource::open(&store).await?,
             operations: Resource::open(&store).await?,
             projects: Resource::open(&store).await?,
-            tokens: Resource::open(&store).await?,
+            tokens,
             explanations: Table::new(Arc::clone(&store)),
             idempotency: Table::new(Arc::clone(&store)),
             events,
             audit,
             live: Nodes::default(),
-            wake_instances: Arc::default(),
+            wake_instances: Signal::default(),
+            wake_operations: Signal::default(),
+            promises: Promises::default(),
+            works: Works::default(),
             config,
             store,
             clock,

@@ -2,6 +2,26 @@
 //!
 //! One folder a resource, each with the same files: `mod` (what it is), `ops` (what the API asks), `reconcile` (what keeps it true),
 //! `tests`. Decisions are calls into `plan`; what must be done on a node is left to its agent, which is reached only through `api::node`.
+//! Requests come in through `http`, after `auth` has said who may; `start` brings all of it up.
 
+pub mod auth;
 pub mod core;
+pub mod error;
+pub mod events;
+pub mod http;
+pub mod image;
+pub mod instance;
+pub mod journal;
+pub mod network;
+pub mod node;
+pub mod operation;
+pub mod project;
 pub mod rows;
+mod start;
+pub mod tls;
+pub mod token;
+pub mod view;
+pub mod watch;
+
+pub use start::{Running, StartError, start};
+pub use token::ops::{first_admin_token, reissue_admin_token};

@@ -53,7 +53,7 @@ rows! {
     TokenRow(StoredToken) in "tokens";
     /// `explanations/<instance id>`: why a placed instance is where it is.
     ExplanationRow(Explanation) in "explanations";
-    /// `idempotency/<token name>/<key>`
+    /// `idempotency/<token id>/<key>`
     IdempotencyRow(StoredAnswer) in "idempotency";
 }
 

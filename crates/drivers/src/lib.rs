@@ -9,7 +9,11 @@
 //! runs depends on this process: after a restart, `recover` with the handle from the ledger finds it again; nothing is touched that cannot
 //! be proved to be yun's own (its id is in the name, the path or the state directory).
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod image;
 mod instance;
 mod network;

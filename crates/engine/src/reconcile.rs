@@ -13,7 +13,7 @@
 use crate::{
     backoff::{Backoff, Tries},
     clock::{Clock, after},
-    tasks::{Task, TaskHandle, Tasks, text_of},
+    tasks::{Task, TaskHandle, Tasks, panic_text},
 };
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -136,7 +136,7 @@ impl<R: Reconcile> Loop<R> {
             let report = match AssertUnwindSafe(self.reconciler.pass()).catch_unwind().await {
                 Ok(report) => report,
                 Err(panic) => {
-                    let text = text_of(&*panic);
+                    let text = panic_text(&*panic);
                     tracing::error!(panic = text, "a pass panicked; this is a defect: please report it with this log");
                     PassReport::failed(format!("panicked: {text}"))
                 }

@@ -140,7 +140,7 @@ impl Tasks {
         let future = async move {
             let _tokens = tokens;
             if let Err(panic) = work.await {
-                line.panicked(&text_of(&*panic));
+                line.panicked(&panic_text(&*panic));
             }
             drop(line);
         };
@@ -275,7 +275,7 @@ impl Drop for LineGuard {
 }
 
 /// What a panic said.
-pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod container;
+pub mod daemon;
 pub mod host;
 pub mod image;
 pub mod network;

@@ -31,7 +31,9 @@ pub enum StoreError {
         found: Option<Rev>,
     },
     /// The history that was asked for is no longer (or not) there.
-    #[error("revision {asked} is not in the history any more (it starts at {min}); list again and go on from the revision of the list")]
+    #[error(
+        "revision {asked} is not in the history any more (it starts at {min}); list again and go on from the revision of the list"
+    )]
     Compacted {
         /// The revision that was asked for.
         asked: Rev,
@@ -84,7 +86,9 @@ pub enum StoreError {
         id: LeaseId,
     },
     /// The files were written by a newer yun.
-    #[error("cannot open the state in {dir}: its format {found} is newer than {known}, the newest that this yun knows; install a newer yun")]
+    #[error(
+        "cannot open the state in {dir}: its format {found} is newer than {known}, the newest that this yun knows; install a newer yun"
+    )]
     StateNewer {
         /// The state directory.
         dir: PathBuf,
@@ -94,7 +98,9 @@ pub enum StoreError {
         known: u32,
     },
     /// The object was written by a newer yun.
-    #[error("cannot read {key}: its version {found} is newer than {known}, the newest that this yun knows; upgrade yun")]
+    #[error(
+        "cannot read {key}: its version {found} is newer than {known}, the newest that this yun knows; upgrade yun"
+    )]
     ObjectNewer {
         /// The object.
         key: Key,
@@ -167,7 +173,9 @@ fn pid_text(pid: Option<u32>) -> String {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WatchEnd {
     /// Changes may be missing: list again, treat what vanished as deleted, and watch from the revision of the list.
-    #[error("the watch fell behind the history, which starts at {min}: list again and watch from the revision of the list")]
+    #[error(
+        "the watch fell behind the history, which starts at {min}: list again and watch from the revision of the list"
+    )]
     Compacted {
         /// The oldest revision to watch from.
         min: Rev,

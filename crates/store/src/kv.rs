@@ -3,13 +3,15 @@
 use crate::lease::LeaseId;
 use crate::rev::Rev;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
 /// A key: text, ordered by its bytes. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Key(Arc<str>);
 
 impl Key {

@@ -26,6 +26,8 @@
 pub mod cache;
 pub mod clock;
 pub mod codec;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
 pub mod kv;
 pub mod lease;

@@ -83,13 +83,17 @@ pub fn check_ttl(ttl: Duration) -> Result<()> {
     if (MIN_LEASE..=MAX_LEASE).contains(&ttl) {
         return Ok(());
     }
-    let reason = format!("a lease lives from {} s to {} s; choose a time between", MIN_LEASE.as_secs(), MAX_LEASE.as_secs());
+    let reason =
+        format!("a lease lives from {} s to {} s; choose a time between", MIN_LEASE.as_secs(), MAX_LEASE.as_secs());
     Err(StoreError::Invalid { object: format!("a lease of {ttl:?}"), reason })
 }
 
 fn check_key(key: &Key) -> Result<()> {
     if key.is_empty() {
-        return Err(StoreError::Invalid { object: "the empty key".into(), reason: "a key needs at least one character".into() });
+        return Err(StoreError::Invalid {
+            object: "the empty key".into(),
+            reason: "a key needs at least one character".into(),
+        });
     }
     if key.len() > MAX_KEY {
         let hint = "use shorter names";
@@ -109,7 +113,12 @@ fn check_ops(ops: &[Op]) -> Result<usize> {
             Op::Put { value, .. } => {
                 if value.len() > MAX_VALUE {
                     let hint = "keep large data in a volume or bucket";
-                    return Err(StoreError::TooLarge { what: "the length of a value", size: value.len(), limit: MAX_VALUE, hint });
+                    return Err(StoreError::TooLarge {
+                        what: "the length of a value",
+                        size: value.len(),
+                        limit: MAX_VALUE,
+                        hint,
+                    });
                 }
                 bytes += value.len();
             }

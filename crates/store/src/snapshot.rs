@@ -131,7 +131,9 @@ impl<R: Read> Decoder<R> {
         }
         let format = u32::from_le_bytes(decoder.bytes()?);
         if format != FORMAT {
-            return Err(corrupt(&format!("its format is {format}, this yun reads {FORMAT}; use the yun that wrote it")));
+            return Err(corrupt(&format!(
+                "its format is {format}, this yun reads {FORMAT}; use the yun that wrote it"
+            )));
         }
         let epoch = u32::from_le_bytes(decoder.bytes()?);
         let n = decoder.number()?;

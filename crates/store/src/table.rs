@@ -105,7 +105,10 @@ impl<T: Stored> Table<T> {
     /// Creates an object; `Exists` when there is one.
     pub async fn create(&self, segments: &[&str], value: &T) -> Result<Rev> {
         let key = Self::key(segments);
-        let txn = Txn::new().when(Cmp::Absent(key.clone())).then(Self::op_put(segments, value)?).or_else(Op::Get(key.clone()));
+        let txn = Txn::new()
+            .when(Cmp::Absent(key.clone()))
+            .then(Self::op_put(segments, value)?)
+            .or_else(Op::Get(key.clone()));
         let out = self.store.txn(txn).await?;
         match (out.succeeded, found(&out)) {
             (true, _) => Ok(out.rev),

@@ -24,7 +24,11 @@ impl Cmp {
     /// The key that it looks at.
     pub fn key(&self) -> &Key {
         match self {
-            Cmp::Absent(key) | Cmp::Exists(key) | Cmp::ModRev(key, _) | Cmp::CreateRev(key, _) | Cmp::LeaseIs(key, _) => key,
+            Cmp::Absent(key)
+            | Cmp::Exists(key)
+            | Cmp::ModRev(key, _)
+            | Cmp::CreateRev(key, _)
+            | Cmp::LeaseIs(key, _) => key,
         }
     }
 

@@ -362,6 +362,12 @@ pub struct InstanceStatus {
     /// The value of `spec.restart_count` that was carried out.
     #[serde(default)]
     pub restart_count: u64,
+    /// Grows with each placement, so that a node can refuse work from the past.
+    #[serde(default)]
+    pub fence: u64,
+    /// While lost: the state that was last seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_lost: Option<InstanceState>,
 }
 
 /// A VM or a container.

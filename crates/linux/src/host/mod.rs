@@ -1,5 +1,7 @@
 //! The host as yun sees it: its directories, its name among other clouds on the same machine, and what it has to lend.
 
+pub mod doctor;
+pub mod inventory;
 mod paths;
 
 pub use paths::*;

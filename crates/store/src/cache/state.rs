@@ -62,7 +62,8 @@ impl<T: Stored> State<T> {
             self.ring.restart(rev);
         }
         let listed: BTreeSet<&Key> = kvs.iter().map(|kv| &kv.key).collect();
-        let gone: Vec<Key> = self.rows.keys().chain(self.broken.keys()).filter(|key| !listed.contains(key)).cloned().collect();
+        let gone: Vec<Key> =
+            self.rows.keys().chain(self.broken.keys()).filter(|key| !listed.contains(key)).cloned().collect();
         for key in gone {
             self.delete(&key, rev);
         }

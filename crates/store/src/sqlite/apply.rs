@@ -143,16 +143,33 @@ impl Work<'_> {
                     let living = self.leases.get(*id).ok_or(StoreError::LeaseGone { id: *id })?;
                     let count = attached.entry(*id).or_insert(living.keys.len());
                     *count += usize::from(!living.keys.contains(key));
-                    too_large("the number of keys on one lease", *count, limits::MAX_LEASE_KEYS, "spread the keys over several leases")?;
+                    too_large(
+                        "the number of keys on one lease",
+                        *count,
+                        limits::MAX_LEASE_KEYS,
+                        "spread the keys over several leases",
+                    )?;
                 }
                 Op::DelRange(range) => deleted += self.count(range, limits::MAX_DELETED + 1)?,
                 Op::Del(_) | Op::Get(_) => {}
             }
         }
-        too_large("the number of keys to delete", deleted, limits::MAX_DELETED, "delete smaller ranges one after the other")
+        too_large(
+            "the number of keys to delete",
+            deleted,
+            limits::MAX_DELETED,
+            "delete smaller ranges one after the other",
+        )
     }
 
-    fn put(&mut self, change: &mut Change, key: &Key, value: &Bytes, lease: Option<LeaseId>, old: Option<Current>) -> Step<()> {
+    fn put(
+        &mut self,
+        change: &mut Change,
+        key: &Key,
+        value: &Bytes,
+        lease: Option<LeaseId>,
+        old: Option<Current>,
+    ) -> Step<()> {
         let id = change.next_id();
         let rev = self.rev(change.n);
         let prev = old.as_ref().map_or(0, |old| old.id);
@@ -208,8 +225,18 @@ impl Work<'_> {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the columns of one row")]
-    fn log(&self, id: LogId, prev: i64, create: u64, version: u64, lease: Option<i64>, key: &Key, value: Option<&Bytes>) -> Step<()> {
-        let sql = "INSERT INTO log(id, prev, create_rev, version, lease, key, value) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    fn log(
+        &self,
+        id: LogId,
+        prev: i64,
+        create: u64,
+        version: u64,
+        lease: Option<i64>,
+        key: &Key,
+        value: Option<&Bytes>,
+    ) -> Step<()> {
+        let sql =
+            "INSERT INTO log(id, prev, create_rev, version, lease, key, value) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let value = value.map(|value| &value[..]);
         self.conn.prepare_cached(sql)?.execute(params![id.0, prev, create, version, lease, key.as_bytes(), value])?;
         Ok(())

@@ -34,6 +34,7 @@ use crate::txn::TxnOut;
 use async_trait::async_trait;
 use read::Readers;
 use ring::Ring;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -76,7 +77,6 @@ impl Default for Options {
 }
 
 /// What the writer, the readers and the watchers share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     dir: PathBuf,
     epoch: u32,
@@ -132,7 +132,6 @@ impl Shared {
 }
 
 /// A state in a directory of this machine. Dropping it finishes the queue, ends all watches and frees the directory.
-#[derive(Debug)]
 pub struct SqliteStore {
     shared: Arc<Shared>,
     jobs: Option<mpsc::Sender<Queued>>,
@@ -184,6 +183,13 @@ impl SqliteStore {
         let jobs = self.jobs.as_ref().ok_or_else(closed)?;
         jobs.send(Queued { job: job(reply), permit }).map_err(|_| closed())?;
         answer.await.map_err(|_| StoreError::Unknown { op, cause: "the writer stopped before it answered".into() })?
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    /// Names the directory only: what is stored may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("dir", &self.shared.dir).finish_non_exhaustive()
     }
 }
 

@@ -48,7 +48,12 @@ impl Readers {
     }
 
     /// Runs `work` in one read transaction.
-    pub(super) fn with<T>(&self, shared: &Shared, op: &'static str, work: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn with<T>(
+        &self,
+        shared: &Shared,
+        op: &'static str,
+        work: impl FnOnce(&Reader<'_>) -> Result<T>,
+    ) -> Result<T> {
         let io = |e| StoreError::io(op, shared.dir.display(), e);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let conn = idle.map_or_else(|| schema::open_reader(&self.path), Ok).map_err(io)?;
@@ -201,6 +206,7 @@ impl Reader<'_> {
 
     pub(super) fn health(&self) -> Result<Health> {
         let size = size(self.conn).map_err(|e| self.io(e))?;
+        let full = (size >= self.shared.hard).then(|| "it is full: delete objects that you do not need".to_owned());
         Ok(Health {
             engine: "sqlite",
             head: self.shared.rev(self.meta.head),
@@ -209,7 +215,7 @@ impl Reader<'_> {
             soft: self.shared.soft,
             hard: self.shared.hard,
             leases: self.shared.leases.load(std::sync::atomic::Ordering::Relaxed),
-            trouble: self.shared.trouble().clone(),
+            trouble: self.shared.trouble().clone().or(full),
         })
     }
 
@@ -250,7 +256,8 @@ struct PageBuilder {
 impl PageBuilder {
     /// `false` when the page is full and `kv` belongs to the next one.
     fn push(&mut self, kv: Kv) -> bool {
-        let full = self.kvs.len() >= self.limit || (self.bytes + kv.value.len() > limits::MAX_PAGE_BYTES && !self.kvs.is_empty());
+        let full = self.kvs.len() >= self.limit
+            || (self.bytes + kv.value.len() > limits::MAX_PAGE_BYTES && !self.kvs.is_empty());
         if !full {
             self.bytes += kv.value.len();
             self.kvs.push(kv);

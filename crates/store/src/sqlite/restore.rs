@@ -109,7 +109,14 @@ fn pair(conn: &Connection, kv: &Kv, sub: u16) -> rusqlite::Result<()> {
     let id = LogId::new(kv.mod_rev.n, sub).0;
     let lease = kv.lease.map(|lease| lease.0);
     let sql = "INSERT INTO log(id, prev, create_rev, version, lease, key, value) VALUES(?1, 0, ?2, ?3, ?4, ?5, ?6)";
-    conn.prepare_cached(sql)?.execute(params![id, kv.create_rev.n, kv.version, lease, kv.key.as_bytes(), &kv.value[..]])?;
+    conn.prepare_cached(sql)?.execute(params![
+        id,
+        kv.create_rev.n,
+        kv.version,
+        lease,
+        kv.key.as_bytes(),
+        &kv.value[..]
+    ])?;
     let sql = "INSERT INTO head(key, id, create_rev, version, lease) VALUES(?1, ?2, ?3, ?4, ?5)";
     conn.prepare_cached(sql)?.execute(params![kv.key.as_bytes(), id, kv.create_rev.n, kv.version, lease])?;
     Ok(())

@@ -67,6 +67,13 @@ impl Ring {
         }
     }
 
+    /// Forgets all and goes on behind `head`: watchers read what they miss from the log table.
+    pub(super) fn skip_to(&mut self, head: u64) {
+        self.revisions.clear();
+        self.bytes = 0;
+        self.first = head + 1;
+    }
+
     /// At most `limit` revisions behind `cursor`.
     pub(super) fn after(&self, cursor: u64, limit: usize) -> Slice {
         if cursor + 1 < self.first {

@@ -97,7 +97,9 @@ fn create(conn: &Connection) -> rusqlite::Result<()> {
     }
     let txn = conn.unchecked_transaction()?;
     txn.execute_batch(TABLES)?;
-    for (name, value) in [("format", i64::from(FORMAT)), ("epoch", 1), ("head", 0), ("compacted", 0), ("swept", 0), ("lease", 0)] {
+    for (name, value) in
+        [("format", i64::from(FORMAT)), ("epoch", 1), ("head", 0), ("compacted", 0), ("swept", 0), ("lease", 0)]
+    {
         txn.execute("INSERT INTO meta(name, value) VALUES(?1, ?2)", params![name, value])?;
     }
     txn.commit()

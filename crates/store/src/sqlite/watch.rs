@@ -60,7 +60,10 @@ impl Watcher {
                 Slice::Behind => self.read_log(cursor).await?,
                 Slice::Next(revisions) if revisions.is_empty() => {
                     if closed || self.published.changed().await.is_err() {
-                        return Err(WatchEnd::Failed(StoreError::Closed { op: "watch", cause: "the store was closed".into() }));
+                        return Err(WatchEnd::Failed(StoreError::Closed {
+                            op: "watch",
+                            cause: "the store was closed".into(),
+                        }));
                     }
                     continue;
                 }

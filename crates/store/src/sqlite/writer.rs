@@ -215,7 +215,8 @@ impl Writer {
         };
         let out = body(&mut work).map_err(early)?;
         let head = work.meta.head;
-        if head > work.meta.compacted + self.keep_revisions + self.keep_revisions / 4 {
+        // In steps of a quarter, so that the start of history does not move with every commit.
+        if head.saturating_sub(work.meta.compacted) > self.keep_revisions.saturating_add(self.keep_revisions / 4) {
             work.compact(head - self.keep_revisions).map_err(|stop| match stop {
                 Stop::Broken(e) => early(e),
                 Stop::Refused(_) => early(rusqlite::Error::InvalidQuery),
@@ -261,9 +262,8 @@ impl Writer {
     fn failed(&mut self, e: &rusqlite::Error, committing: bool) -> Failure {
         // Fails when SQLite rolled back by itself; then there is nothing left to do.
         let _ = execute(&self.conn, "ROLLBACK");
-        match LeaseBook::load(&self.conn, self.clock.now(), &self.leases) {
-            Ok(leases) => self.leases = leases,
-            Err(e) => self.dead = Some(format!("its leases cannot be read: {e}")),
+        if let Err(e) = self.reload() {
+            self.dead = Some(format!("it cannot be read after a failure: {e}"));
         }
         let place = self.shared.dir.display().to_string();
         let failure = if e.sqlite_error_code() == Some(ErrorCode::DiskFull) {
@@ -279,6 +279,21 @@ impl Writer {
         tracing::error!(error = %e, committing, "the state cannot be written");
         *self.shared.trouble() = Some(self.dead.clone().unwrap_or_else(|| failure.answer().to_string()));
         failure
+    }
+
+    /// Takes over what the database really holds. A commit that reported a failure may have happened after all.
+    fn reload(&mut self) -> rusqlite::Result<()> {
+        self.leases = LeaseBook::load(&self.conn, self.clock.now(), &self.leases)?;
+        let meta = Meta::load(&self.conn)?;
+        if meta.head != self.meta.head {
+            self.shared.ring().skip_to(meta.head);
+            self.shared.published.send_replace(Published { head: meta.head, closed: false });
+        }
+        self.shared.compacted.store(meta.compacted, Ordering::Release);
+        self.shared.leases.store(self.leases.len(), Ordering::Relaxed);
+        self.sweep.until(meta.compacted);
+        self.meta = meta;
+        Ok(())
     }
 
     fn answer(&mut self, queued: Queued, outcome: Result<Answer>) {
@@ -339,7 +354,10 @@ impl Job {
             Job::Expire(_) => Ok(Answer::Done),
             Job::Compact(rev, _) => {
                 if rev.epoch > work.meta.epoch || (rev.epoch == work.meta.epoch && rev.n > work.meta.head) {
-                    let reason = format!("the newest revision is {}; choose one up to it", Rev::new(work.meta.epoch, work.meta.head));
+                    let reason = format!(
+                        "the newest revision is {}; choose one up to it",
+                        Rev::new(work.meta.epoch, work.meta.head)
+                    );
                     return Err(StoreError::Invalid { object: format!("revision {rev}"), reason }.into());
                 }
                 // Of an older epoch nothing is left to forget.
@@ -362,11 +380,15 @@ fn execute(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
 
 /// The commit with its fail points: die before or after it, or fail in it as a disk does.
 fn commit(conn: &Connection) -> rusqlite::Result<()> {
-    fail::fail_point!("store::commit", |code| {
-        let code = code.and_then(|code| code.parse().ok()).unwrap_or(ffi::SQLITE_IOERR_FSYNC);
-        Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
-    });
+    fail::fail_point!("store::commit", |code| Err(injected(code.as_deref())));
     execute(conn, "COMMIT")?;
-    fail::fail_point!("store::committed");
+    fail::fail_point!("store::committed", |code| Err(injected(code.as_deref())));
     Ok(())
+}
+
+/// The failure of SQLite with this extended code.
+#[allow(dead_code, reason = "only fail points make it, which normal builds leave out")]
+fn injected(code: Option<&str>) -> rusqlite::Error {
+    let code = code.and_then(|code| code.parse().ok()).unwrap_or(ffi::SQLITE_IOERR_FSYNC);
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
 }

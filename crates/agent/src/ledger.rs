@@ -1,0 +1,302 @@
+//! The agent's memory on disk: one file an instance, one file a network.
+//!
+//! An entry is written *before* the agent acts, so that whatever a crash leaves behind has an entry that names it. Files appear whole, by a
+//! rename. They are not forced to the disk: an agent's crash leaves them in the kernel's memory, which is where the next agent reads them,
+//! and a crash of the *host* ends every process and every attachment that they name. What survives a host crash is asked for again by id: the control
+//! plane's snapshot names each instance, and `remove` needs no entry. So a launch waits for no disk.
+//!
+//! The writes are a few kilobytes into the page cache, made in place: handing them to another thread takes longer than they do.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+use yun_drivers::{Attachment, InstanceHandle};
+use yun_types::{DesiredInstance, DesiredNetwork, Exit, Generation, InstanceId, InstanceSpec, NetworkId, Timestamp};
+
+/// The form of entries. A newer one that this program does not know is left alone.
+const VERSION: u32 = 1;
+
+/// What the agent was about to do, or has done.
+///
+/// ```text
+///  New ─▶ Starting ─▶ Running ─▶ Stopping ─▶ Stopped
+///            ▲  ▲ │      │           │ (again)   │
+///            │  │ ▼      ▼           │           │
+///            │  Waiting / Finished   │           │
+///            └──────────────────────┴───────────┘
+///  any ─▶ Removing ─▶ Removed
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// Nothing was done yet.
+    New,
+    /// A start is wanted and under way.
+    Starting,
+    /// It was started and seen.
+    Running,
+    /// It is being ended, and then …
+    Stopping(Then),
+    /// It was ended because it should not run.
+    Stopped,
+    /// It ended by itself or could not start, and is tried again at `next_restart`.
+    Waiting,
+    /// It ended by itself or could not start, and stays so until somebody wants something else.
+    Finished,
+    /// All of it is being removed.
+    Removing,
+    /// All of it is gone; only the entry is left.
+    Removed,
+}
+
+/// What comes after the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Then {
+    /// Nothing: it should not run.
+    Rest,
+    /// A start: a restart was asked for.
+    Again,
+    /// Nothing: it failed, as `ending` says.
+    Fail,
+}
+
+/// Why an instance does not run, or what troubles it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ending {
+    /// Whether that is a failure.
+    pub(crate) failed: bool,
+    /// Whether it ran at all.
+    pub(crate) ran: bool,
+    /// One word for programs.
+    pub(crate) reason: String,
+    /// For people.
+    pub(crate) message: String,
+}
+
+/// All that the agent must remember of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// The form of this entry.
+    pub(crate) version: u32,
+    /// The newest order.
+    pub(crate) desired: DesiredInstance,
+    /// What the agent was about to do.
+    pub(crate) phase: Phase,
+    /// The newest generation that was carried out.
+    pub(crate) caught_up: Generation,
+    /// The driver's name for it.
+    pub(crate) handle: Option<InstanceHandle>,
+    /// The generation that `handle` was prepared for.
+    pub(crate) prepared: Option<Generation>,
+    /// The boot of the host under which it was connected and prepared: processes and attachments of another boot are gone.
+    pub(crate) boot_id: String,
+    /// What it runs with now; a changed spec may need a restart.
+    pub(crate) runs_with: Option<InstanceSpec>,
+    /// Its connection.
+    pub(crate) attachment: Option<Attachment>,
+    /// Restarts by policy since the last start that a user asked for.
+    pub(crate) restarts: u32,
+    /// Restarts by policy in a row, without a minute of running between them.
+    pub(crate) streak: u32,
+    /// The value of `spec.restart_count` that was carried out.
+    pub(crate) restart_count: u64,
+    /// When it is tried again.
+    pub(crate) next_restart: Option<Timestamp>,
+    /// When it last began to run.
+    pub(crate) started: Option<Timestamp>,
+    /// How it last ended.
+    pub(crate) exit: Option<Exit>,
+    /// Why it does not run.
+    pub(crate) ending: Option<Ending>,
+    /// The guest has answered since the start.
+    pub(crate) answered: bool,
+}
+
+impl Entry {
+    /// The entry of an instance of which nothing was done yet.
+    pub(crate) fn new(desired: DesiredInstance) -> Self {
+        Self {
+            version: VERSION,
+            phase: Phase::New,
+            caught_up: Generation(0),
+            handle: None,
+            prepared: None,
+            boot_id: String::new(),
+            runs_with: None,
+            attachment: None,
+            restarts: desired.restarts,
+            streak: 0,
+            restart_count: desired.restart_count,
+            next_restart: None,
+            started: None,
+            exit: None,
+            ending: None,
+            answered: false,
+            desired,
+        }
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> InstanceId {
+        self.desired.id
+    }
+}
+
+/// What was found on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    pub(crate) instances: Vec<Entry>,
+    pub(crate) networks: Vec<DesiredNetwork>,
+}
+
+/// The directory of entries.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    instances: PathBuf,
+    networks: PathBuf,
+}
+
+impl Ledger {
+    /// Opens the ledger under `state`, and makes it at the first start.
+    pub(crate) fn open(state: &Path) -> io::Result<Self> {
+        let instances = state.join("ledger");
+        let networks = instances.join("networks");
+        fs::create_dir_all(&networks)?;
+        Ok(Self { instances, networks })
+    }
+
+    /// Reads all entries. One that cannot be read is set aside under `.damaged`, for people.
+    pub(crate) fn load(&self) -> io::Result<Remembered> {
+        let mut instances: Vec<Entry> = read_all(&self.instances)?;
+        instances.retain(|entry| {
+            let known = entry.version <= VERSION;
+            if !known {
+                tracing::error!(instance = %entry.id(), version = entry.version, "this ledger entry was written by a newer yun; it is left alone");
+            }
+            known
+        });
+        Ok(Remembered { instances, networks: read_all(&self.networks)? })
+    }
+
+    /// Reads one instance's entry. `None` if there is none that can be read.
+    pub(crate) fn read(&self, id: InstanceId) -> Option<Entry> {
+        let bytes = fs::read(self.instances.join(format!("{id}.json"))).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+    /// Writes an instance's entry.
+    pub(crate) fn write(&self, entry: &Entry) -> io::Result<()> {
+        write(&self.instances, &entry.id().to_string(), entry)
+    }
+    /// Removes an instance's entry. Ok when there is none.
+    pub(crate) fn forget(&self, id: InstanceId) -> io::Result<()> {
+        forget(&self.instances, &id.to_string())
+    }
+    /// Writes a network.
+    pub(crate) fn write_network(&self, network: &DesiredNetwork) -> io::Result<()> {
+        write(&self.networks, &network.id.to_string(), network)
+    }
+    /// Removes a network. Ok when there is none.
+    pub(crate) fn forget_network(&self, id: NetworkId) -> io::Result<()> {
+        forget(&self.networks, &id.to_string())
+    }
+}
+
+fn read_all<T: DeserializeOwned>(directory: &Path) -> io::Result<Vec<T>> {
+    let mut found = Vec::new();
+    for file in fs::read_dir(directory)? {
+        let path = file?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => {}
+            // Half a write of an agent that is gone.
+            Some("draft") => {
+                fs::remove_file(&path)?;
+                continue;
+            }
+            _ => continue,
+        }
+        match serde_json::from_slice(&fs::read(&path)?) {
+            Ok(entry) => found.push(entry),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "a ledger entry is damaged and was set aside; the control plane will name what it needs again");
+                fs::rename(&path, path.with_extension("damaged"))?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn write(directory: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let draft = directory.join(format!("{name}.draft"));
+    fs::write(&draft, serde_json::to_vec(value)?)?;
+    fs::rename(&draft, directory.join(format!("{name}.json")))
+}
+
+fn forget(directory: &Path, name: &str) -> io::Result<()> {
+    match fs::remove_file(directory.join(format!("{name}.json"))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::desired;
+
+    fn ledger() -> (tempfile::TempDir, Ledger) {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        (directory, ledger)
+    }
+
+    #[test]
+    fn what_is_written_is_read_by_the_next_agent() {
+        let (directory, ledger) = ledger();
+        let mut entry = Entry::new(desired());
+        entry.phase = Phase::Stopping(Then::Again);
+        ledger.write(&entry).unwrap();
+        ledger.write(&entry).unwrap();
+        let again = Ledger::open(directory.path()).unwrap().load().unwrap();
+        assert_eq!(again.instances, std::slice::from_ref(&entry));
+        assert_eq!(ledger.read(entry.id()), Some(entry.clone()));
+        ledger.forget(entry.id()).unwrap();
+        ledger.forget(entry.id()).unwrap();
+        assert_eq!(ledger.load().unwrap().instances, []);
+        assert_eq!(ledger.read(entry.id()), None);
+    }
+
+    #[test]
+    fn half_a_write_leaves_no_trace_and_damage_is_set_aside() {
+        let (directory, ledger) = ledger();
+        let path = directory.path().join("ledger");
+        fs::write(path.join("x.draft"), "{").unwrap();
+        fs::write(path.join("y.json"), "{").unwrap();
+        fs::write(path.join("notes.txt"), "of somebody").unwrap();
+        assert_eq!(ledger.load().unwrap().instances, []);
+        let mut left: Vec<_> =
+            fs::read_dir(&path).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["networks", "notes.txt", "y.damaged"]);
+    }
+
+    #[test]
+    fn an_entry_of_a_newer_program_is_left_alone() {
+        let (directory, ledger) = ledger();
+        let entry = Entry { version: VERSION + 1, ..Entry::new(desired()) };
+        ledger.write(&entry).unwrap();
+        assert_eq!(ledger.load().unwrap().instances, []);
+        assert!(directory.path().join(format!("ledger/{}.json", entry.id())).exists());
+    }
+
+    /// Entries that were written by released programs must be read for ever.
+    #[test]
+    fn the_first_form_is_still_read() {
+        let text = include_str!("../tests/ledger-v1.json");
+        let entry: Entry = serde_json::from_str(text).unwrap();
+        assert_eq!((entry.version, entry.phase, entry.restarts), (1, Phase::Running, 2));
+        assert!(entry.handle.is_some() && entry.attachment.is_some());
+    }
+}

@@ -1,0 +1,107 @@
+//! What the control plane calls on this node: sessions, logs, connections, images. Reads and works past the owners; changes no instance.
+
+use crate::node::Node;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use std::{future::Future, sync::Arc};
+use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink, Stream};
+use yun_drivers::{DriverError, ErrorKind, ImageSource, ImportOptions, InstanceDriver, InstanceHandle};
+use yun_engine::{
+    session::{ExecRequest, LogLine, LogRequest, Session},
+    work::Followed,
+};
+use yun_types::{Digest, ImageFacts, ImageRecipe, InstanceId};
+
+/// The node's ear.
+#[derive(Debug)]
+pub(crate) struct Callback(pub(crate) Arc<Node>);
+
+fn refused(error: DriverError) -> LinkError {
+    match error.kind {
+        ErrorKind::NotFound => LinkError::NotFound(error.message),
+        ErrorKind::Cancelled => LinkError::Cancelled,
+        _ => LinkError::refused(error.reason, error.message),
+    }
+}
+
+impl Callback {
+    fn driver(&self, instance: InstanceId) -> Result<Arc<dyn InstanceDriver>, LinkError> {
+        let (kind, _) = self.0.shown(instance).ok_or_else(|| not_here(instance))?;
+        Ok(self.0.drivers.of(kind).clone())
+    }
+
+    fn running(&self, instance: InstanceId) -> Result<InstanceHandle, LinkError> {
+        let (_, shown) = self.0.shown(instance).ok_or_else(|| not_here(instance))?;
+        shown
+            .handle
+            .filter(|_| shown.live)
+            .ok_or_else(|| LinkError::refused("NotRunning", "the instance does not run; start it with yun start"))
+    }
+
+    /// Runs work on an image until it is done or no longer wanted.
+    async fn wanted(
+        &self,
+        work: &Followed,
+        job: impl Future<Output = yun_drivers::Result<ImageFacts>>,
+    ) -> Result<ImageFacts, LinkError> {
+        let facts = tokio::select! {
+            biased;
+            () = work.cancelled() => return Err(LinkError::Cancelled),
+            facts = job => facts.map_err(refused)?,
+        };
+        self.0.images.arrived(&facts.digest);
+        Ok(facts)
+    }
+}
+
+fn not_here(instance: InstanceId) -> LinkError {
+    LinkError::NotFound(format!("instance {instance} is not on this node"))
+}
+
+#[async_trait]
+impl NodeLink for Callback {
+    async fn exec(&self, instance: InstanceId, request: ExecRequest) -> Result<Session, LinkError> {
+        self.driver(instance)?.exec(&self.running(instance)?, request).await.map_err(refused)
+    }
+
+    async fn console(&self, instance: InstanceId) -> Result<Session, LinkError> {
+        self.driver(instance)?.console(&self.running(instance)?).await.map_err(refused)
+    }
+
+    async fn logs(
+        &self,
+        instance: InstanceId,
+        request: LogRequest,
+    ) -> Result<BoxStream<'static, std::io::Result<LogLine>>, LinkError> {
+        self.driver(instance)?.logs(instance, request).await.map_err(refused)
+    }
+
+    async fn dial(&self, instance: InstanceId, port: u16) -> Result<Box<dyn Stream>, LinkError> {
+        self.driver(instance)?;
+        let stream = self.0.drivers.network.dial(instance, port).await.map_err(refused)?;
+        Ok(Box::new(stream))
+    }
+
+    async fn import_image(
+        &self,
+        input: ImageInput,
+        request: ImportRequest,
+        work: Followed,
+    ) -> Result<ImageFacts, LinkError> {
+        let source = match input {
+            ImageInput::Upload(stream) => ImageSource::Upload(stream),
+            ImageInput::Url(url) => ImageSource::Url(url),
+        };
+        let ImportRequest { format, checksum, config } = request;
+        let options = ImportOptions { format, checksum, config };
+        self.wanted(&work, self.0.drivers.image.import(source, &options, &work)).await
+    }
+
+    async fn build_image(&self, recipe: ImageRecipe, work: Followed) -> Result<ImageFacts, LinkError> {
+        self.wanted(&work, self.0.drivers.image.build(&recipe, &work)).await
+    }
+
+    async fn verify_image(&self, digest: Digest) -> Result<(), LinkError> {
+        self.0.drivers.image.verify(&digest).await.map_err(refused)
+    }
+}

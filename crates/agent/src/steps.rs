@@ -1,0 +1,257 @@
+//! What each step does. Each writes down what it is about to do before it does it, and may be dropped at any await: the entry is then
+//! as it was written, and the step is done again.
+
+use crate::{
+    decide::{Cause, Rest, Seen, Settled, Step},
+    ledger::{Phase, Then},
+    node::Node,
+    owner::Owner,
+};
+use fail::fail_point;
+use std::time::Duration;
+use yun_drivers::{Attachment, DriverError, InstanceHandle, Observed, Result};
+use yun_types::{DesiredInstance, Severity};
+
+impl Owner {
+    /// Does one step.
+    pub(crate) async fn act(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Look => self.look().await,
+            Step::Begin(cause) => self.begin(*cause),
+            Step::Gather => self.gather().await,
+            Step::Prepare => self.prepare().await,
+            Step::Start => self.start().await,
+            Step::Reattach => self.reattach().await,
+            Step::Pause => self.pause(true).await,
+            Step::Resume => self.pause(false).await,
+            Step::Stop { then, grace } => self.stop(*then, *grace).await,
+            Step::Settle(settled) => self.settle(settled),
+            Step::Release => self.release().await,
+            Step::Remove => self.remove().await,
+            Step::Forget | Step::Rest { .. } => Ok(()),
+        }
+    }
+
+    fn handle(&self) -> Result<InstanceHandle> {
+        self.entry.handle.clone().ok_or_else(|| self.lacks("handle"))
+    }
+
+    fn lacks(&self, what: &str) -> DriverError {
+        let name = &self.entry.desired.name;
+        DriverError::new(
+            yun_drivers::ErrorKind::Internal,
+            "LedgerIncomplete",
+            format!("the ledger entry of instance {name} has no {what}; it is made again"),
+        )
+    }
+
+    /// Finds out what is true. The network is taken up first: a process that runs needs its names and its lease.
+    async fn look(&mut self) -> Result<()> {
+        if self.entry.boot_id == self.node.boot()
+            && let Some(attachment) = self.entry.attachment.clone()
+            && let Err(error) = take_up(&self.node, &attachment).await
+        {
+            tracing::warn!(instance = %self.entry.id(), %error, "the attachment could not be taken up again; it will be made anew");
+            self.entry.attachment = None;
+        }
+        let handle = self.handle()?;
+        self.seen = match self.driver.recover(&handle).await? {
+            Observed::Running { since } => {
+                self.entry.started = self.entry.started.or(Some(since));
+                Seen::Running
+            }
+            Observed::Paused { since } => {
+                self.entry.started = self.entry.started.or(Some(since));
+                Seen::Paused
+            }
+            Observed::Ended { exit } => Seen::Ended(exit),
+            Observed::Absent => Seen::Absent,
+        };
+        Ok(())
+    }
+
+    fn begin(&mut self, cause: Cause) -> Result<()> {
+        let entry = &mut self.entry;
+        if let Seen::Ended(Some(exit)) = self.seen {
+            // So that this end is not taken for one of the run that begins now.
+            entry.exit = Some(exit);
+        }
+        match cause {
+            Cause::User if entry.phase == Phase::New => {}
+            Cause::User => (entry.restarts, entry.streak) = (0, 0),
+            Cause::Policy => {
+                entry.restarts = entry.restarts.saturating_add(1);
+                entry.streak = entry.streak.saturating_add(1);
+            }
+            Cause::Reboot => {}
+        }
+        entry.phase = Phase::Starting;
+        entry.restart_count = entry.restart_count.max(entry.desired.spec.restart_count);
+        (entry.next_restart, entry.ending) = (None, None);
+        self.image = None;
+        self.unwatch();
+        self.save()
+    }
+
+    /// Opens the image and connects the network, side by side: neither needs the other.
+    async fn gather(&mut self) -> Result<()> {
+        fail_point!("agent::before_attach");
+        let (image, attachment) = tokio::join!(
+            self.node.drivers.image.open(&self.entry.desired.image.digest),
+            attach(&self.node, &self.entry.desired)
+        );
+        let (image, attachment) = (image?, attachment?);
+        fail_point!("agent::after_attach");
+        let entry = &mut self.entry;
+        if entry.boot_id != self.node.boot() {
+            entry.boot_id = self.node.boot().to_owned();
+            entry.prepared = None;
+        }
+        if entry.attachment.as_ref() != Some(&attachment) {
+            entry.attachment = Some(attachment);
+            entry.prepared = None;
+        }
+        self.image = Some(image);
+        Ok(())
+    }
+
+    async fn prepare(&mut self) -> Result<()> {
+        let image = self.image.clone().ok_or_else(|| self.lacks("image"))?;
+        let desired = self.entry.desired.clone();
+        let _permit = self.node.starts.acquire().await;
+        let handle = self.driver.prepare(&desired, &image, self.entry.attachment.as_ref()).await?;
+        fail_point!("agent::after_prepare");
+        self.entry.handle = Some(handle);
+        self.entry.prepared = Some(desired.generation);
+        self.entry.runs_with = Some(desired.spec);
+        // A first preparation has no process yet; a look would say the same.
+        self.seen = if self.seen == Seen::Unknown { Seen::Absent } else { self.seen.clone() };
+        self.save()
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        fail_point!("agent::before_start");
+        let again = self.seen.live();
+        let handle = self.handle()?;
+        self.show();
+        let permit = self.node.starts.acquire().await;
+        let handle = self.driver.start(&handle).await?;
+        drop(permit);
+        fail_point!("agent::after_start");
+        let entry = &mut self.entry;
+        entry.handle = Some(handle);
+        entry.phase = Phase::Running;
+        (entry.ending, entry.next_restart) = (None, None);
+        if !again {
+            self.seen = Seen::Running;
+            entry.started = Some(self.node.clock.now());
+            entry.restart_count = entry.restart_count.max(entry.desired.spec.restart_count);
+        }
+        self.boot_failure = None;
+        let guest = self.has_guest();
+        self.entry.answered = !guest || (again && self.entry.answered);
+        self.image = None;
+        self.save()?;
+        if !again {
+            self.node.events.tell(self.entry.id(), Severity::Normal, "Started", "its process runs");
+        }
+        Ok(())
+    }
+
+    /// Connects a running instance again, because its ports changed.
+    async fn reattach(&mut self) -> Result<()> {
+        let attachment = attach(&self.node, &self.entry.desired).await?;
+        self.entry.attachment = Some(attachment);
+        self.save()
+    }
+
+    async fn pause(&mut self, freeze: bool) -> Result<()> {
+        let handle = self.handle()?;
+        if freeze {
+            self.driver.pause(&handle).await?;
+            self.seen = Seen::Paused;
+        } else {
+            self.driver.resume(&handle).await?;
+            self.seen = Seen::Running;
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self, then: Then, grace: Duration) -> Result<()> {
+        if then == Then::Fail {
+            self.entry.ending = self.boot_failure.take().or(self.entry.ending.take());
+        }
+        self.entry.phase = Phase::Stopping(then);
+        self.save()?;
+        self.show();
+        let handle = self.handle()?;
+        let exit = self.driver.stop(&handle, grace).await?;
+        self.unwatch();
+        self.entry.exit = exit.or(self.entry.exit);
+        self.seen = Seen::Ended(exit);
+        Ok(())
+    }
+
+    /// Writes down what an end means.
+    pub(crate) fn settle(&mut self, settled: &Settled) -> Result<()> {
+        let entry = &mut self.entry;
+        (entry.phase, entry.next_restart) = match settled.to {
+            Rest::Stopped => (Phase::Stopped, None),
+            Rest::Finished => (Phase::Finished, None),
+            Rest::Waiting(moment) => (Phase::Waiting, Some(moment)),
+        };
+        entry.ending = settled.ending.clone();
+        entry.exit = settled.exit.or(entry.exit);
+        entry.streak = settled.streak;
+        entry.caught_up = entry.desired.generation;
+        if settled.to == Rest::Stopped {
+            entry.restart_count = entry.restart_count.max(entry.desired.spec.restart_count);
+        }
+        self.boot_failure = None;
+        self.save()?;
+        let (severity, reason, message) = match &self.entry.ending {
+            None => (Severity::Normal, "Stopped", "it was stopped"),
+            Some(ending) if ending.failed => (Severity::Warning, ending.reason.as_str(), ending.message.as_str()),
+            Some(ending) => (Severity::Normal, ending.reason.as_str(), ending.message.as_str()),
+        };
+        self.node.events.tell(self.entry.id(), severity, reason, message);
+        Ok(())
+    }
+
+    async fn release(&mut self) -> Result<()> {
+        self.node.drivers.network.detach(self.entry.id()).await?;
+        self.entry.attachment = None;
+        self.node.networks.released(self.entry.desired.nic.network);
+        self.save()
+    }
+
+    async fn remove(&mut self) -> Result<()> {
+        // Written also into the order: an orphan stays one for the next agent.
+        self.entry.desired.deleting = true;
+        self.entry.phase = Phase::Removing;
+        self.unwatch();
+        self.save()?;
+        self.show();
+        fail_point!("agent::before_remove");
+        let id = self.entry.id();
+        self.driver.remove(id).await?;
+        self.node.drivers.network.detach(id).await?;
+        self.node.networks.released(self.entry.desired.nic.network);
+        fail_point!("agent::after_remove");
+        self.entry.phase = Phase::Removed;
+        self.node.events.tell(id, Severity::Normal, "Removed", "nothing of it is left on the node");
+        Ok(())
+    }
+}
+
+/// Takes an attachment up again after a restart of the agent.
+async fn take_up(node: &Node, attachment: &Attachment) -> Result<()> {
+    node.networks.ready(node, attachment.network).await?;
+    node.drivers.network.recover(attachment).await
+}
+
+/// Connects an instance, once its network is there.
+async fn attach(node: &Node, desired: &DesiredInstance) -> Result<Attachment> {
+    node.networks.ready(node, desired.nic.network).await?;
+    node.drivers.network.attach(desired.id, desired.kind, &desired.nic).await
+}

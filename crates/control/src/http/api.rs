@@ -1,0 +1,497 @@
+//! The endpoints: each one reads its request, lets the caller in, calls an op, and writes the answer.
+
+use super::{
+    body::lines,
+    etag::{tagged, wanted},
+    idempotency::Turn,
+    page::{self, Part},
+    query, socket,
+    visit::{Request, Visit},
+};
+use crate::{
+    core::{Control, Resource},
+    error::Refusal,
+    events, image, instance, network, node, operation, project, token,
+    view::Noun,
+    watch,
+};
+use dropshot::{
+    FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted, HttpResponseHeaders, HttpResponseOk, Path, Query,
+    StreamingBody, TypedBody, WebsocketChannelResult, WebsocketConnection,
+};
+use futures::StreamExt;
+use http::StatusCode;
+use std::{sync::Arc, time::Duration};
+use yun_api::cloud::*;
+use yun_engine::tasks::{TaskState, TaskView};
+use yun_types::*;
+
+/// The longest wait for an operation.
+const LONGEST_WAIT: u32 = 60;
+
+type Answer<T> = Result<HttpResponseOk<T>, HttpError>;
+type Tagged<T> = Result<HttpResponseHeaders<HttpResponseOk<T>, EtagHeader>, HttpError>;
+type Accepted = Result<HttpResponseAccepted<Operation>, HttpError>;
+
+/// The server's side of the API.
+pub(super) enum ApiImpl {}
+
+/// A page of the objects of one kind.
+async fn list<T: Noun>(rqctx: &Request, query: ListQuery, resource: impl Fn(&Control) -> &Resource<T>) -> Answer<Page<T::Shown>>
+where
+    Page<T::Shown>: schemars::JsonSchema + serde::Serialize + Send + Sync + 'static,
+{
+    let all = query.all_projects.unwrap_or_default();
+    let visit = Visit::of_project(rqctx, query.project.clone());
+    let page = (|| {
+        let caller = visit.enter_list(all)?;
+        let part = Part::of(&query)?;
+        let (control, project) = (visit.control, visit.project.as_str());
+        let segments: &[&str] = if all { &[] } else { &[project] };
+        let see = |row: &T| row.owner().is_some_and(|owner| caller.sees(owner));
+        Ok(page::of_cache(&resource(control).cache, segments, &part, |row| &row.metadata().labels, see, |row| T::show(control, row)))
+    })();
+    visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
+}
+
+impl CloudApi for ApiImpl {
+    type Context = Arc<Control>;
+
+    async fn ping(rqctx: Request) -> Answer<Ping> {
+        Ok(HttpResponseOk(Ping { version: env!("CARGO_PKG_VERSION").to_owned(), cloud: rqctx.context().config.cloud }))
+    }
+
+    async fn whoami(rqctx: Request) -> Answer<Whoami> {
+        let visit = Visit::of_cloud(&rqctx);
+        let who = visit.enter().map(|caller| Whoami { name: caller.name, cloud: caller.cloud, projects: caller.projects });
+        visit.end(who, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn watch(rqctx: Request, query: Query<WatchQuery>) -> Answer<FreeformBody> {
+        let visit = Visit::of_cloud(&rqctx);
+        let opened = visit.enter().and_then(|caller| watch::open(visit.control, caller, query.into_inner()));
+        Ok(lines(visit.control, visit.end(opened, StatusCode::OK).await?))
+    }
+
+    async fn event_stream(rqctx: Request, query: Query<EventQuery>) -> Answer<FreeformBody> {
+        let visit = Visit::of_cloud(&rqctx);
+        let opened = visit.enter().and_then(|caller| events::open(visit.control, caller, query.into_inner()));
+        Ok(lines(visit.control, visit.end(opened, StatusCode::OK).await?))
+    }
+
+    async fn audit_list(rqctx: Request, query: Query<AuditQuery>) -> Answer<Page<AuditRecord>> {
+        let visit = Visit::of_cloud(&rqctx);
+        let work = async {
+            visit.enter()?;
+            audit_page(visit.control, &query.into_inner()).await
+        };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn task_list(rqctx: Request) -> Answer<Vec<BackgroundTask>> {
+        let visit = Visit::of_cloud(&rqctx);
+        let tasks = visit.enter().map(|_| visit.control.tasks.list().into_iter().map(background).collect());
+        visit.end(tasks, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn project_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Project>> {
+        // Projects are in no project: every one that the caller sees.
+        let query = ListQuery { all_projects: Some(true), ..query.into_inner() };
+        list(&rqctx, query, |control| &control.projects).await
+    }
+
+    async fn project_create(
+        rqctx: Request,
+        headers: Header<CreateHeaders>,
+        body: TypedBody<ProjectCreate>,
+    ) -> Result<HttpResponseCreated<Project>, HttpError> {
+        let body = body.into_inner();
+        let visit = Visit::of_cloud(&rqctx).on(&body.name);
+        let work = async {
+            let (control, mut caller) = (visit.control, visit.enter()?);
+            let request = ("project_create", &body);
+            let turn = Turn::wait(control, &mut caller, headers.into_inner().idempotency_key, &request).await?;
+            let row = match turn.answered() {
+                Some(id) => project::ops::find(control, &caller, &NameOrId::Id(id))?,
+                None => project::ops::create(control, &caller, body).await?,
+            };
+            turn.end(control, &caller, row.value.0.metadata.id).await?;
+            Ok(project::view(control, &row))
+        };
+        visit.end(work.await, StatusCode::CREATED).await.map(HttpResponseCreated)
+    }
+
+    async fn project_get(rqctx: Request, path: Path<ProjectPath>) -> Tagged<Project> {
+        let wanted = path.into_inner().project;
+        let visit = project_visit(&rqctx, &wanted);
+        let found = visit.enter().and_then(|caller| project::ops::find(visit.control, &caller, &wanted));
+        let project = project::view(visit.control, &*visit.end(found, StatusCode::OK).await?);
+        let revision = project.metadata.revision.clone();
+        Ok(tagged(project, &revision))
+    }
+
+    async fn project_update(rqctx: Request, path: Path<ProjectPath>, headers: Header<UpdateHeaders>, body: TypedBody<ProjectSpec>) -> Tagged<Project> {
+        let target = path.into_inner().project;
+        let visit = project_visit(&rqctx, &target);
+        let work = async {
+            let caller = visit.enter()?;
+            let if_match = wanted(headers.into_inner().if_match)?;
+            project::ops::update(visit.control, &caller, &target, body.into_inner(), if_match).await
+        };
+        let row = visit.end(work.await, StatusCode::OK).await?;
+        Ok(tagged(project::view(visit.control, &row), &row.rev.to_string()))
+    }
+
+    async fn project_delete(rqctx: Request, path: Path<ProjectPath>) -> Result<HttpResponseDeleted, HttpError> {
+        let target = path.into_inner().project;
+        let visit = Visit::of_cloud(&rqctx).on(&target);
+        let work = async { project::ops::delete(visit.control, &visit.enter()?, &target).await };
+        visit.end(work.await, StatusCode::NO_CONTENT).await.map(|()| HttpResponseDeleted())
+    }
+
+    async fn token_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Token>> {
+        let visit = Visit::of_cloud(&rqctx);
+        let page = (|| {
+            let caller = visit.enter()?;
+            let part = Part::of(&query.into_inner())?;
+            let cache = &visit.control.tokens.cache;
+            Ok(page::of_cache(cache, &[], &part, |row| &row.0.token.metadata.labels, |row| token::ops::shows(&caller, &row.0.token), token::view))
+        })();
+        visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn token_create(rqctx: Request, body: TypedBody<TokenCreate>) -> Result<HttpResponseCreated<TokenCreated>, HttpError> {
+        let body = body.into_inner();
+        let visit = Visit::of_cloud(&rqctx).on(&body.name);
+        let work = async { token::ops::create(visit.control, &visit.enter()?, body).await };
+        visit.end(work.await, StatusCode::CREATED).await.map(HttpResponseCreated)
+    }
+
+    async fn token_delete(rqctx: Request, path: Path<TokenPath>) -> Result<HttpResponseDeleted, HttpError> {
+        let target = path.into_inner().token;
+        let visit = Visit::of_cloud(&rqctx).on(&target);
+        let work = async { token::ops::delete(visit.control, &visit.enter()?, &target).await };
+        visit.end(work.await, StatusCode::NO_CONTENT).await.map(|()| HttpResponseDeleted())
+    }
+
+    async fn instance_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Instance>> {
+        list(&rqctx, query.into_inner(), |control| &control.instances).await
+    }
+
+    async fn instance_create(rqctx: Request, query: Query<ScopeQuery>, headers: Header<CreateHeaders>, body: TypedBody<InstanceCreate>) -> Accepted {
+        let body = body.into_inner();
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&body.name);
+        let work = async {
+            let (control, mut caller) = (visit.control, visit.enter()?);
+            let request = ("instance_create", &visit.project, &body);
+            let turn = Turn::wait(control, &mut caller, headers.into_inner().idempotency_key, &request).await?;
+            let operation = match turn.answered() {
+                Some(id) => operation::ops::find(control, &caller, id.into()).await?,
+                None => instance::ops::create(control, &caller, &visit.project, body).await?,
+            };
+            turn.end(control, &caller, operation.metadata.id).await.map(|()| operation)
+        };
+        visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
+    }
+
+    async fn instance_get(rqctx: Request, path: Path<InstancePath>, query: Query<ScopeQuery>) -> Tagged<Instance> {
+        let target = path.into_inner().instance;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async {
+            visit.enter()?;
+            instance::ops::find(visit.control, &visit.project, &target).await
+        };
+        let row = visit.end(work.await, StatusCode::OK).await?;
+        Ok(tagged(Noun::show(visit.control, &row), &row.rev.to_string()))
+    }
+
+    async fn instance_update(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+        body: TypedBody<InstanceUpdate>,
+    ) -> Accepted {
+        let target = path.into_inner().instance;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async {
+            let caller = visit.enter()?;
+            let if_match = wanted(headers.into_inner().if_match)?;
+            instance::ops::update(visit.control, &caller, &visit.project, &target, body.into_inner(), if_match).await
+        };
+        visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
+    }
+
+    async fn instance_delete(rqctx: Request, path: Path<InstancePath>, query: Query<ScopeQuery>, headers: Header<UpdateHeaders>) -> Accepted {
+        let target = path.into_inner().instance;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async {
+            let caller = visit.enter()?;
+            let if_match = wanted(headers.into_inner().if_match)?;
+            instance::ops::delete(visit.control, &caller, &visit.project, &target, if_match).await
+        };
+        visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
+    }
+
+    async fn instance_action(rqctx: Request, path: Path<InstanceActionPath>, query: Query<ActionQuery>, headers: Header<CreateHeaders>) -> Accepted {
+        let InstanceActionPath { instance: target, action } = path.into_inner();
+        let ActionQuery { project, timeout } = query.into_inner();
+        let visit = Visit::of_project(&rqctx, project).on(format_args!("{target} {action}"));
+        let work = async {
+            let (control, mut caller) = (visit.control, visit.enter()?);
+            let request = ("instance_action", &visit.project, &target, action, timeout);
+            let turn = Turn::wait(control, &mut caller, headers.into_inner().idempotency_key, &request).await?;
+            let operation = match turn.answered() {
+                Some(id) => operation::ops::find(control, &caller, id.into()).await?,
+                None => instance::ops::action(control, &caller, &visit.project, &target, action, timeout).await?,
+            };
+            turn.end(control, &caller, operation.metadata.id).await.map(|()| operation)
+        };
+        visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
+    }
+
+    async fn instance_explain(rqctx: Request, path: Path<InstancePath>, query: Query<ScopeQuery>) -> Answer<Explanation> {
+        let target = path.into_inner().instance;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async {
+            visit.enter()?;
+            instance::ops::explain(visit.control, &visit.project, &target).await
+        };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn instance_logs(rqctx: Request, path: Path<InstancePath>, query: Query<LogQuery>) -> Answer<FreeformBody> {
+        let (target, query) = (path.into_inner().instance, query.into_inner());
+        let visit = Visit::of_project(&rqctx, query.project.clone()).on(&target);
+        let work = async {
+            visit.enter()?;
+            instance::ops::logs(visit.control, &visit.project, &target, query::log_request(&query)).await
+        };
+        let log = visit.end(work.await, StatusCode::OK).await?;
+        Ok(lines(visit.control, log.map(|line| line.map(|line| query::log_record(&line)))))
+    }
+
+    async fn instance_exec(rqctx: Request, path: Path<InstancePath>, query: Query<ExecQuery>, upgraded: WebsocketConnection) -> WebsocketChannelResult {
+        let (target, query) = (path.into_inner().instance, query.into_inner());
+        let visit = Visit::of_project(&rqctx, query.project.clone()).on(&target);
+        let work = async {
+            visit.enter()?;
+            instance::ops::exec(visit.control, &visit.project, &target, query::exec_request(query)?).await
+        };
+        let session = visit.end_session(work.await, StatusCode::SWITCHING_PROTOCOLS).await;
+        socket::carry_session(visit.control, upgraded, session).await
+    }
+
+    async fn instance_console(rqctx: Request, path: Path<InstancePath>, query: Query<ScopeQuery>, upgraded: WebsocketConnection) -> WebsocketChannelResult {
+        let target = path.into_inner().instance;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async {
+            visit.enter()?;
+            instance::ops::console(visit.control, &visit.project, &target).await
+        };
+        let session = visit.end_session(work.await, StatusCode::SWITCHING_PROTOCOLS).await;
+        socket::carry_session(visit.control, upgraded, session).await
+    }
+
+    async fn instance_dial(rqctx: Request, path: Path<InstancePortPath>, query: Query<ScopeQuery>, upgraded: WebsocketConnection) -> WebsocketChannelResult {
+        let InstancePortPath { instance: target, port } = path.into_inner();
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(format_args!("{target} port {port}"));
+        let work = async {
+            visit.enter()?;
+            instance::ops::dial(visit.control, &visit.project, &target, port).await
+        };
+        let stream = visit.end_session(work.await, StatusCode::SWITCHING_PROTOCOLS).await;
+        socket::carry_stream(visit.control, upgraded, stream).await
+    }
+
+    async fn image_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Image>> {
+        list(&rqctx, query.into_inner(), |control| &control.images).await
+    }
+
+    async fn image_create(rqctx: Request, query: Query<ScopeQuery>, headers: Header<CreateHeaders>, body: TypedBody<ImageCreate>) -> Accepted {
+        let body = body.into_inner();
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&body.name);
+        let work = async {
+            let (control, mut caller) = (visit.control, visit.enter()?);
+            let request = ("image_create", &visit.project, &body);
+            let turn = Turn::wait(control, &mut caller, headers.into_inner().idempotency_key, &request).await?;
+            let operation = match turn.answered() {
+                Some(id) => operation::ops::find(control, &caller, id.into()).await?,
+                None => image::ops::create(control, &caller, &visit.project, body).await?,
+            };
+            turn.end(control, &caller, operation.metadata.id).await.map(|()| operation)
+        };
+        visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
+    }
+
+    async fn image_upload(rqctx: Request, query: Query<UploadQuery>, body: StreamingBody) -> Accepted {
+        let query = query.into_inner();
+        let visit = Visit::of_project(&rqctx, query.project.clone()).on(&query.name);
+        let work = async {
+            let caller = visit.enter()?;
+            image::ops::upload(visit.control, &caller, &visit.project, query, query::upload(visit.control, body)).await
+        };
+        visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
+    }
+
+    async fn image_get(rqctx: Request, path: Path<ImagePath>, query: Query<ScopeQuery>) -> Tagged<Image> {
+        let target = path.into_inner().image;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async {
+            visit.enter()?;
+            image::ops::find(visit.control, &visit.project, &target).await
+        };
+        let row = visit.end(work.await, StatusCode::OK).await?;
+        Ok(tagged(Noun::show(visit.control, &row), &row.rev.to_string()))
+    }
+
+    async fn image_verify(rqctx: Request, path: Path<ImagePath>, query: Query<ScopeQuery>) -> Answer<Image> {
+        let target = path.into_inner().image;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async { image::ops::verify(visit.control, &visit.enter()?, &visit.project, &target).await };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn image_delete(rqctx: Request, path: Path<ImagePath>, query: Query<ScopeQuery>) -> Result<HttpResponseDeleted, HttpError> {
+        let target = path.into_inner().image;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async { image::ops::delete(visit.control, &visit.enter()?, &visit.project, &target).await };
+        visit.end(work.await, StatusCode::NO_CONTENT).await.map(|()| HttpResponseDeleted())
+    }
+
+    async fn network_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Network>> {
+        list(&rqctx, query.into_inner(), |control| &control.networks).await
+    }
+
+    async fn network_get(rqctx: Request, path: Path<NetworkPath>, query: Query<ScopeQuery>) -> Tagged<Network> {
+        let target = path.into_inner().network;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let found = visit.enter().and_then(|_| network::ops::find(visit.control, &visit.project, &target));
+        let row = visit.end(found, StatusCode::OK).await?;
+        Ok(tagged(network::view(visit.control, &row), &row.rev.to_string()))
+    }
+
+    async fn node_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Node>> {
+        let visit = Visit::of_cloud(&rqctx);
+        let page = (|| {
+            visit.enter()?;
+            let part = Part::of(&query.into_inner())?;
+            let cache = &visit.control.nodes.cache;
+            Ok(page::of_cache(cache, &[], &part, |row| &row.0.metadata.labels, |_| true, |row| Noun::show(visit.control, row)))
+        })();
+        visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn node_get(rqctx: Request, path: Path<NodePath>) -> Tagged<Node> {
+        let target = path.into_inner().node;
+        let visit = Visit::of_cloud(&rqctx).on(&target);
+        let work = async {
+            visit.enter()?;
+            node::ops::find(visit.control, &target).await
+        };
+        let row = visit.end(work.await, StatusCode::OK).await?;
+        Ok(tagged(Noun::show(visit.control, &row), &row.rev.to_string()))
+    }
+
+    async fn node_update(rqctx: Request, path: Path<NodePath>, headers: Header<UpdateHeaders>, body: TypedBody<NodeSpec>) -> Tagged<Node> {
+        let target = path.into_inner().node;
+        let visit = Visit::of_cloud(&rqctx).on(&target);
+        let work = async {
+            let caller = visit.enter()?;
+            let if_match = wanted(headers.into_inner().if_match)?;
+            node::ops::update(visit.control, &caller, &target, body.into_inner(), if_match).await
+        };
+        let row = visit.end(work.await, StatusCode::OK).await?;
+        Ok(tagged(Noun::show(visit.control, &row), &row.rev.to_string()))
+    }
+
+    async fn operation_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Operation>> {
+        let query = query.into_inner();
+        let all = query.all_projects.unwrap_or_default();
+        let visit = Visit::of_project(&rqctx, query.project.clone());
+        let page = (|| {
+            let caller = visit.enter_list(all)?;
+            let part = Part::of(&query)?;
+            let see = |row: &crate::rows::OperationRow| {
+                row.owner().is_some_and(|owner| caller.sees(owner) && (all || *owner == visit.project))
+            };
+            let cache = &visit.control.operations.cache;
+            Ok(page::newest_first(cache, &part, |row| &row.0.metadata.labels, see, |row| Noun::show(visit.control, row)))
+        })();
+        visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn operation_get(rqctx: Request, path: Path<OperationPath>, query: Query<OperationQuery>) -> Answer<Operation> {
+        let (target, query) = (OperationId(path.into_inner().operation), query.into_inner());
+        let visit = Visit::of_cloud(&rqctx).on(target);
+        let work = async {
+            let (control, caller) = (visit.control, visit.enter()?);
+            let found = operation::ops::find(control, &caller, target).await?;
+            visit.require_owner(&caller, &owner(&found)?)?;
+            let Some(seconds) = query.wait else { return Ok(found) };
+            let limit = Duration::from_secs(u64::from(seconds.min(LONGEST_WAIT)));
+            tokio::select! {
+                waited = operation::ops::wait(control, &caller, target, query.seen, limit) => waited,
+                () = control.closing.cancelled() => Ok(found),
+            }
+        };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn operation_cancel(rqctx: Request, path: Path<OperationPath>) -> Answer<Operation> {
+        let target = OperationId(path.into_inner().operation);
+        let visit = Visit::of_cloud(&rqctx).on(target);
+        let work = async {
+            let (control, caller) = (visit.control, visit.enter()?);
+            let found = operation::ops::find(control, &caller, target).await?;
+            visit.require_owner(&caller, &owner(&found)?)?;
+            operation::ops::cancel(control, &caller, target).await
+        };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+}
+
+/// A visit to a project that the path names by its name or its id.
+fn project_visit<'r>(rqctx: &'r Request, project: &NameOrId) -> Visit<'r> {
+    let visit = Visit::of_cloud(rqctx).on(project);
+    match project {
+        NameOrId::Name(name) => visit.in_project(name.clone()),
+        NameOrId::Id(id) => {
+            let rows = rqctx.context().projects.cache.all(&[]);
+            match rows.iter().find(|row| row.value.0.metadata.id == *id) {
+                Some(row) => visit.in_project(row.value.0.metadata.name.clone()),
+                None => visit.in_no_project(),
+            }
+        }
+    }
+}
+
+fn owner(operation: &Operation) -> Result<Name, Refusal> {
+    operation.metadata.project.clone().ok_or_else(|| Refusal::internal("find the project of an operation", format!("{} has none", operation.metadata.id)))
+}
+
+fn background(task: TaskView) -> BackgroundTask {
+    let state = match task.state {
+        TaskState::Panicked => "failed",
+        TaskState::Idle if task.failures > 0 => "waiting",
+        TaskState::Idle => "idle",
+        TaskState::Working => "running",
+    };
+    BackgroundTask {
+        name: task.name,
+        state: state.to_owned(),
+        runs: task.runs,
+        last_run: task.last_run,
+        last_result: Some(task.reason).filter(|reason| !reason.is_empty()),
+        next_run: task.next_run,
+    }
+}
+
+async fn audit_page(control: &Control, query: &AuditQuery) -> Result<Page<AuditRecord>, Refusal> {
+    let part = Part::new(query.limit, query.page_token.as_deref(), None)?;
+    let before = part.after().map_or(Ok(u64::MAX), str::parse);
+    let before = before.map_err(|_| Refusal::bad_request("BadPageToken", "cannot read the page_token: use next_page exactly as the page before gave it"))?;
+    let records = control.audit.before(before, part.limit()).await.map_err(|e| Refusal::internal("read the audit journal", e))?;
+    let next_page = records.last().filter(|last| records.len() == part.limit() && last.sequence > 1).map(|last| page::token(&last.sequence.to_string()));
+    Ok(Page { items: records.iter().map(|record| AuditRecord::clone(record)).collect(), next_page, revision: String::new() })
+}

@@ -1,0 +1,175 @@
+//! One request on its way through the door: who sent it, whether they may, what came of it, and the record it leaves.
+
+use crate::{
+    auth::{
+        self, Caller,
+        policy::{self, Need},
+    },
+    core::Control,
+    error::Refusal,
+};
+use dropshot::{HttpError, RequestContext};
+use http::StatusCode;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+use yun_types::{AuditRecord, Name, ObjectKind, Role};
+
+/// What handlers get from the server.
+pub(super) type Request = RequestContext<Arc<Control>>;
+
+/// Where the object of a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Cloud,
+    Project,
+    /// In a project that does not exist, named by an id that nothing has.
+    Nowhere,
+}
+
+/// One request.
+pub(super) struct Visit<'r> {
+    /// What the handler works with.
+    pub(super) control: &'r Arc<Control>,
+    /// The project that the request is about; `default` if it names none.
+    pub(super) project: Name,
+    request: &'r Request,
+    scope: Scope,
+    object: Option<String>,
+    by: OnceLock<String>,
+}
+
+impl<'r> Visit<'r> {
+    /// A request about the cloud, or about objects that name their project themselves.
+    pub(super) fn of_cloud(request: &'r Request) -> Self {
+        let project = Name::default_project();
+        Self { control: request.context(), project, request, scope: Scope::Cloud, object: None, by: OnceLock::new() }
+    }
+
+    /// A request about a project.
+    pub(super) fn of_project(request: &'r Request, project: Option<Name>) -> Self {
+        Self::of_cloud(request).in_project(project.unwrap_or_else(Name::default_project))
+    }
+
+    /// Says which project the request is about.
+    pub(super) fn in_project(self, project: Name) -> Self {
+        Self { project, scope: Scope::Project, ..self }
+    }
+
+    /// Says that the request is about a project that does not exist.
+    pub(super) fn in_no_project(self) -> Self {
+        Self { scope: Scope::Nowhere, ..self }
+    }
+
+    /// Says which object the request is about.
+    pub(super) fn on(self, object: impl fmt::Display) -> Self {
+        Self { object: Some(object.to_string()), ..self }
+    }
+
+    /// Lets the caller in, or refuses.
+    pub(super) fn enter(&self) -> Result<Caller, Refusal> {
+        let need = self.need()?;
+        let caller = self.authenticate()?;
+        match need {
+            Need::Nothing | Need::AnyToken | Need::Owner(_) => {}
+            Need::Project(role) => self.require(&caller, role)?,
+            Need::Cloud(role) => caller.require_cloud(role)?,
+            Need::AdminSomewhere => {
+                if !caller.has_cloud(Role::Admin) && !caller.projects.values().any(|role| *role == Role::Admin) {
+                    return Err(Refusal::forbidden(format!(
+                        "token {} is no admin, neither of the cloud nor of a project; ask an admin for it",
+                        caller.name
+                    )));
+                }
+            }
+        }
+        Ok(caller)
+    }
+
+    /// Lets the caller in to a list of one project or, with `all`, of every project that the caller sees.
+    pub(super) fn enter_list(&self, all: bool) -> Result<Caller, Refusal> {
+        if all { self.authenticate() } else { self.enter() }
+    }
+
+    /// The role that the operation needs in the project of the object that the request names by its id.
+    pub(super) fn require_owner(&self, caller: &Caller, project: &Name) -> Result<(), Refusal> {
+        match self.need()? {
+            Need::Owner(role) => caller.require(project, role),
+            _ => Err(Refusal::internal("check who may do this", format!("{} is not of the kind Owner", self.operation()))),
+        }
+    }
+
+    fn need(&self) -> Result<Need, Refusal> {
+        // What the policy does not know is refused.
+        let rule = policy::required(self.operation());
+        rule.map(|rule| rule.need).ok_or_else(|| Refusal::internal("check who may do this", format!("{} has no rule", self.operation())))
+    }
+
+    fn operation(&self) -> &str {
+        &self.request.endpoint.operation_id
+    }
+
+    fn authenticate(&self) -> Result<Caller, Refusal> {
+        let from = self.request.request.remote_addr().ip();
+        let caller = auth::authenticate(self.control, self.request.request.headers(), from, &self.request.request_id)?;
+        let _set_once = self.by.set(caller.name.clone());
+        Ok(caller)
+    }
+
+    fn require(&self, caller: &Caller, role: Role) -> Result<(), Refusal> {
+        if self.scope == Scope::Nowhere {
+            return Err(Refusal::not_found(ObjectKind::Project, self.object.as_deref().unwrap_or_default(), None));
+        }
+        caller.require(&self.project, role)?;
+        if self.control.projects.cache.get(&[self.project.as_str()]).is_none() {
+            return Err(crate::project::not_found(self.control, caller, &self.project));
+        }
+        Ok(())
+    }
+
+    /// Ends the request: what changes leaves its record, which is kept before the answer is sent.
+    pub(super) async fn end<T>(&self, result: Result<T, Refusal>, success: StatusCode) -> Result<T, HttpError> {
+        let result = self.end_session(result, success).await;
+        result.map_err(HttpError::from)
+    }
+
+    /// The same for a request whose refusal is not an HTTP answer.
+    pub(super) async fn end_session<T>(&self, result: Result<T, Refusal>, success: StatusCode) -> Result<T, Refusal> {
+        let status = result.as_ref().map_or_else(|refusal| refusal.status.as_status(), |_| success);
+        if let Err(refusal) = &result
+            && let Some(inside) = &refusal.inside
+        {
+            tracing::error!(operation = self.operation(), request = %self.request.request_id, error = inside, "a request failed");
+        }
+        if !policy::required(self.operation()).is_none_or(|rule| rule.audited) {
+            return result;
+        }
+        self.record(status);
+        match (result, self.by.get()) {
+            // What strangers try is recorded too, but they do not get to make the disk work for each try.
+            (Err(refusal), None) => Err(refusal),
+            (result, _) => match self.control.audit.kept().await {
+                Ok(()) => result,
+                Err(e) => {
+                    tracing::error!(error = %e, request = %self.request.request_id, "a change is not in the audit journal");
+                    Err(Refusal::unavailable(format!("the request was carried out (status {}), but not recorded: {e}", status.as_u16())))
+                }
+            },
+        }
+    }
+
+    fn record(&self, status: StatusCode) {
+        self.control.audit.record(|sequence, at| AuditRecord {
+            sequence,
+            at,
+            by: self.by.get().cloned().unwrap_or_else(|| "anonymous".into()),
+            from: self.request.request.remote_addr().ip().to_string(),
+            action: self.operation().to_owned(),
+            project: (self.scope == Scope::Project).then(|| self.project.clone()),
+            object: self.object.clone(),
+            status: status.as_u16(),
+            request_id: self.request.request_id.clone(),
+        });
+    }
+}

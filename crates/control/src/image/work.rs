@@ -1,0 +1,265 @@
+//! Imports and builds: a node does the work, a task here follows it to its end and enters the result in the catalogue.
+//!
+//! The task dies with the process; [`super::reconcile`] ends the operations of those that did.
+
+use crate::{
+    auth::Caller,
+    core::Control,
+    error::Refusal,
+    instance::catch_up,
+    operation::{self, add_end},
+    rows::{ImageRow, OperationRow, ProjectRow},
+};
+use std::sync::Arc;
+use tokio::sync::watch;
+use uuid::Uuid;
+use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink};
+use yun_engine::work::Followed;
+use yun_store::{Row, StoreError, Table, Txn, commit};
+use yun_types::{
+    Event, Failure, Generation, Image, ImageFacts, ImageRecipe, ImageSpec, ImageStatus, Labels, Metadata, Name, NodeId, NodeState, ObjectKind, ObjectRef,
+    Operation, OperationId, OperationKind, OperationState, OperationStatus, Progress, Severity, Timestamp,
+};
+
+/// How often the end is tried to be written when others were faster.
+const ATTEMPTS: usize = 32;
+
+/// What a node should do.
+pub(super) enum Task {
+    Import(ImageInput, ImportRequest),
+    Build(ImageRecipe),
+}
+
+/// The catalogue entry that is being made.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub(super) project: Name,
+    pub(super) name: Name,
+    pub(super) labels: Labels,
+    pub(super) source: String,
+}
+
+/// Work that was started. Dropping it gives the work up, unless it is detached.
+#[derive(Debug)]
+pub(super) struct Started {
+    operation: Operation,
+    work: Followed,
+    done: watch::Receiver<bool>,
+    attached: bool,
+}
+
+impl Started {
+    /// The operation that stands for it.
+    pub(super) fn id(&self) -> OperationId {
+        OperationId(self.operation.metadata.id)
+    }
+    /// Lets it go on whether or not anybody waits.
+    pub(super) fn detach(mut self) -> Operation {
+        self.attached = false;
+        self.operation.clone()
+    }
+    /// Resolves when its end is in the state.
+    pub(super) async fn finished(mut self) {
+        // The sender is gone only if the task was dropped with the process.
+        let _ = self.done.wait_for(|done| *done).await;
+        self.attached = false;
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if self.attached {
+            self.work.cancel();
+        }
+    }
+}
+
+/// A node that can take images in, and how to call it.
+pub(super) fn image_node(c: &Control) -> Result<(NodeId, Arc<dyn NodeLink>), Refusal> {
+    let mut why = "the cloud has no node yet: start an agent".to_owned();
+    for row in c.nodes.cache.all(&[]) {
+        let node = &row.value.0;
+        let (id, name) = (NodeId(node.metadata.id), &node.metadata.name);
+        let driver = node.status.facts.drivers.iter().find(|driver| driver.driver == "image");
+        if node.status.state == NodeState::Lost {
+            why = format!("node {name} is silent: bring it back");
+        } else if let Some(driver) = driver.filter(|driver| !driver.ready) {
+            why = format!("node {name} cannot: {}", driver.message.as_deref().unwrap_or("its image driver does not work"));
+        } else if let Some(link) = c.live.link(id) {
+            return Ok((id, link));
+        } else {
+            why = format!("node {name} is not connected now: try again in some seconds");
+        }
+    }
+    Err(Refusal::unavailable(format!("no node can work on images now: {why}")))
+}
+
+fn taken(project: &Name, name: &Name) -> Refusal {
+    let message = format!("image {name} exists in project {project} already: choose another name, or delete it first with yun image rm {name}");
+    Refusal::conflict("Exists", message)
+}
+
+/// Starts the work, after everything that can be refused was.
+pub(super) async fn start(c: &Arc<Control>, caller: &Caller, kind: OperationKind, draft: Draft, task: Task) -> Result<Started, Refusal> {
+    let project = c.projects.cache.get(&[draft.project.as_str()]).filter(|row| row.value.0.metadata.deleting.is_none());
+    let project = project.ok_or_else(|| Refusal::not_found(ObjectKind::Project, &draft.project, None))?;
+    if c.images.cache.get(&[draft.project.as_str(), draft.name.as_str()]).is_some() {
+        return Err(taken(&draft.project, &draft.name));
+    }
+    if let Some(other) = being_made(c, &draft) {
+        return Err(Refusal::conflict(
+            "BeingMade",
+            format!("image {} is being made already: wait for operation {other}, or take it back with yun operation cancel {other}", draft.name),
+        ));
+    }
+    let (_, link) = image_node(c)?;
+    let target = ObjectRef { kind: ObjectKind::Image, name: draft.name.to_string(), id: Uuid::new_v4(), project: Some(draft.project.clone()) };
+    let operation = operation::begin(c, caller, kind, target);
+    let id = OperationId(operation.metadata.id);
+    let work = Followed::default();
+    // Before it is stored: an operation in the state without live work counts as interrupted.
+    c.works.begin(id, work.clone());
+    let stored = store(c, caller, &project, &operation).await;
+    if let Err(e) = stored {
+        c.works.end(id);
+        return Err(e.into());
+    }
+    let (finished, done) = watch::channel(false);
+    let (control, followed) = (Arc::clone(c), work.clone());
+    let _runs_until_done = c.tasks.spawn(format!("image/{}/{}", draft.project, draft.name), move |_| async move {
+        let result = run(&*link, task, followed.clone()).await;
+        finish(&control, id, &draft, result, followed.is_cancelled()).await;
+        control.works.end(id);
+        finished.send_replace(true);
+    });
+    let row = c.operations.cache.get(&[&id.to_string()]);
+    let operation = row.map_or(operation, |row| operation::view(c, &row));
+    Ok(Started { operation, work, done, attached: true })
+}
+
+fn being_made(c: &Control, draft: &Draft) -> Option<Uuid> {
+    let same = |op: &Operation| {
+        op.spec.target.kind == ObjectKind::Image && op.spec.target.name == draft.name.as_str() && op.spec.target.project.as_ref() == Some(&draft.project)
+    };
+    operation::running(c).iter().find(|row| same(&row.value.0)).map(|row| row.value.0.metadata.id)
+}
+
+async fn store(c: &Control, caller: &Caller, project: &Row<ProjectRow>, operation: &Operation) -> Result<(), StoreError> {
+    let name = project.value.0.metadata.name.as_str();
+    let txn = Txn::new().when(Table::<ProjectRow>::cmp_rev(&[name], project.rev));
+    let out = commit(&*c.store, operation::add_to(txn, caller, operation)?).await?;
+    c.operations.cache.wait_for(out.rev).await
+}
+
+async fn run(link: &dyn NodeLink, task: Task, work: Followed) -> Result<ImageFacts, LinkError> {
+    match task {
+        Task::Import(input, request) => link.import_image(input, request, work).await,
+        Task::Build(recipe) => link.build_image(recipe, work).await,
+    }
+}
+
+/// Writes the end: the catalogue entry and the operation together, or the operation alone if it failed.
+async fn finish(c: &Arc<Control>, id: OperationId, draft: &Draft, result: Result<ImageFacts, LinkError>, cancelled: bool) {
+    for _ in 0..ATTEMPTS {
+        let Some(row) = c.operations.cache.get(&[&id.to_string()]).filter(|row| !row.value.0.status.state.ended()) else { return };
+        match write_end(c, &row, draft, &result, cancelled).await {
+            Ok(()) => return,
+            Err(e) if e.is_conflict() => {
+                if catch_up(c, &e).await.is_err() {
+                    break;
+                }
+            }
+            Err(e) => {
+                tracing::error!(operation = %id, error = %e, "cannot write the end of an image operation; it will count as interrupted");
+                return;
+            }
+        }
+    }
+    tracing::error!(operation = %id, "cannot write the end of an image operation: others were always faster; it will count as interrupted");
+}
+
+async fn write_end(
+    c: &Arc<Control>,
+    row: &Row<OperationRow>,
+    draft: &Draft,
+    result: &Result<ImageFacts, LinkError>,
+    cancelled: bool,
+) -> Result<(), StoreError> {
+    let now = c.clock.now();
+    let target = &row.value.0.spec.target;
+    let project = c.projects.cache.get(&[draft.project.as_str()]).filter(|row| row.value.0.metadata.deleting.is_none());
+    let exists = c.images.cache.get(&[draft.project.as_str(), draft.name.as_str()]).is_some();
+    let (status, image) = match (result, project) {
+        (Err(e), _) => (failed(now, target, e, cancelled), None),
+        (Ok(_), None) => (refused(now, Refusal::not_found(ObjectKind::Project, &draft.project, None)), None),
+        (Ok(_), Some(_)) if exists => (refused(now, taken(&draft.project, &draft.name)), None),
+        (Ok(facts), Some(project)) => (succeeded(now, target, facts), Some((entry(target.id, draft, facts, now), project))),
+    };
+    let (severity, reason, message) = match status.state {
+        OperationState::Succeeded => (Severity::Normal, "ImageImported", status.progress.message.clone()),
+        OperationState::Cancelled => (Severity::Normal, "ImageCancelled", status.progress.message.clone()),
+        _ => (Severity::Warning, "ImageFailed", status.progress.message.clone()),
+    };
+    let mut txn = add_end(Txn::new(), row, status)?;
+    if let Some((image, project)) = image {
+        let at = [draft.project.as_str(), draft.name.as_str()];
+        txn = txn
+            .when(Table::<ProjectRow>::cmp_rev(&[draft.project.as_str()], project.rev))
+            .when(Table::<ImageRow>::cmp_absent(&at))
+            .then(Table::<ImageRow>::op_put(&at, &ImageRow(image))?);
+    }
+    let out = commit(&*c.store, txn).await?;
+    c.images.cache.wait_for(out.rev).await?;
+    c.operations.cache.wait_for(out.rev).await?;
+    let object = target.clone();
+    c.events.record(|sequence, at| Event { sequence, at, object, severity, reason: reason.into(), message });
+    Ok(())
+}
+
+fn entry(id: Uuid, draft: &Draft, facts: &ImageFacts, now: Timestamp) -> Image {
+    let metadata = Metadata {
+        id,
+        name: draft.name.clone(),
+        project: Some(draft.project.clone()),
+        labels: draft.labels.clone(),
+        created: now,
+        generation: Generation(1),
+        revision: String::new(),
+        deleting: None,
+    };
+    Image { metadata, spec: ImageSpec { source: draft.source.clone() }, status: ImageStatus { facts: facts.clone(), verified: None } }
+}
+
+fn succeeded(now: Timestamp, target: &ObjectRef, facts: &ImageFacts) -> OperationStatus {
+    let message = format!("{target} is ready: {} for {}, {}, {}", facts.kind, facts.arch, facts.size.human(), facts.digest.short());
+    OperationStatus {
+        state: OperationState::Succeeded,
+        progress: Progress { percent: Some(100), message },
+        error: None,
+        ended: Some(now),
+        cancellable: false,
+    }
+}
+
+fn failed(now: Timestamp, target: &ObjectRef, error: &LinkError, cancelled: bool) -> OperationStatus {
+    let failure = match error {
+        // Whatever the node says once it was told to give up, it gave up.
+        _ if cancelled => return ended(now, OperationState::Cancelled, format!("{target} was taken back"), None),
+        LinkError::Cancelled => return ended(now, OperationState::Cancelled, format!("{target} was taken back"), None),
+        LinkError::Refused(failure) => failure.clone(),
+        LinkError::NotFound(why) => Failure { code: "NotFound".into(), message: why.clone() },
+        LinkError::Unreachable(why) => {
+            Failure { code: "NodeLost".into(), message: format!("the node that worked on {target} cannot be reached ({why}): run it again") }
+        }
+    };
+    ended(now, OperationState::Failed, failure.message.clone(), Some(failure))
+}
+
+fn refused(now: Timestamp, refusal: Refusal) -> OperationStatus {
+    let failure: Failure = refusal.into();
+    ended(now, OperationState::Failed, failure.message.clone(), Some(failure))
+}
+
+pub(super) fn ended(now: Timestamp, state: OperationState, message: String, error: Option<Failure>) -> OperationStatus {
+    OperationStatus { state, progress: Progress { percent: None, message }, error, ended: Some(now), cancellable: false }
+}

@@ -1,0 +1,221 @@
+//! Creation: checks everything that can be known now, chooses a place if there is one, and writes it all in one transaction.
+
+use super::{ATTEMPTS, check_ports, refuse};
+use crate::{
+    auth::Caller,
+    core::Control,
+    error::{Refusal, nearest},
+    image,
+    instance::{NETWORK, Pool, Promise, catch_up, happened},
+    operation::{self, reference},
+    rows::{ExplanationRow, ImageRow, InstanceRow, NetworkRow, NodeRow, ProjectRow},
+};
+use std::sync::Arc;
+use uuid::Uuid;
+use yun_api::cloud::InstanceCreate;
+use yun_plan::{
+    address,
+    place::{self, Ask, Decision, Placement},
+    quota, spec,
+};
+use yun_store::{Row, StoreError, Table, Txn, commit};
+use yun_types::{
+    Explanation, Generation, ImageId, ImagePin, Instance, InstanceId, InstanceState, InstanceStatus, Metadata, Name, NodeId, ObjectKind, Operation, OperationKind,
+    Role,
+};
+
+/// What a new instance is made from, as the caches show it now.
+struct Ground {
+    project: Arc<Row<ProjectRow>>,
+    network: Arc<Row<NetworkRow>>,
+    image: Arc<Row<ImageRow>>,
+}
+
+/// A new instance with the reasons for its place.
+struct Draft<'a> {
+    instance: Instance,
+    explanation: Option<Explanation>,
+    node: Option<Arc<Row<NodeRow>>>,
+    _promise: Promise<'a>,
+}
+
+/// Creates an instance, places it if there is room, and starts it.
+pub async fn create(c: &Arc<Control>, caller: &Caller, project: &Name, body: InstanceCreate) -> Result<Operation, Refusal> {
+    let id = InstanceId(Uuid::new_v4());
+    for _ in 0..ATTEMPTS {
+        let ground = ground(c, project, &body)?;
+        let draft = draft(c, caller, &ground, id, &body)?;
+        let mut operation = operation::begin(c, caller, OperationKind::InstanceLaunch, reference(ObjectKind::Instance, &draft.instance.metadata));
+        match write(c, caller, &ground, &draft, &operation).await {
+            Ok(()) => {
+                happened(c, None, Some(&draft.instance));
+                operation.status.progress = yun_plan::operation::progress(&operation, Some(&draft.instance));
+                return Ok(operation::ops::find(c, caller, yun_types::OperationId(operation.metadata.id)).await.unwrap_or(operation));
+            }
+            Err(StoreError::Exists { key, .. }) if key == Table::<InstanceRow>::key(&[project.as_str(), body.name.as_str()]) => {
+                return Err(exists(project, &body.name));
+            }
+            Err(e) if e.is_conflict() => catch_up(c, &e).await?,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(Refusal::conflict("Conflict", format!("cannot create instance {}: the project or its image changes all the time; try again", body.name)))
+}
+
+fn exists(project: &Name, name: &Name) -> Refusal {
+    Refusal::conflict(
+        "Exists",
+        format!("instance {name} exists in project {project} already; choose another name, or delete it first with yun rm {name}"),
+    )
+}
+
+fn ground(c: &Control, project: &Name, body: &InstanceCreate) -> Result<Ground, Refusal> {
+    let found = c.projects.cache.get(&[project.as_str()]).filter(|row| row.value.0.metadata.deleting.is_none());
+    let row = found.ok_or_else(|| Refusal::not_found(ObjectKind::Project, project, None))?;
+    if c.instances.cache.get(&[project.as_str(), body.name.as_str()]).is_some() {
+        return Err(exists(project, &body.name));
+    }
+    let network = c.networks.cache.get(&[project.as_str(), NETWORK]);
+    let network = network.ok_or_else(|| Refusal::internal("create the instance", format!("project {project} has no network")))?;
+    Ok(Ground { project: row, network, image: image::locate(c, project, &body.spec.image)? })
+}
+
+fn draft<'a>(c: &'a Control, caller: &Caller, ground: &Ground, id: InstanceId, body: &InstanceCreate) -> Result<Draft<'a>, Refusal> {
+    let mut instance = describe(c, ground, id, body)?;
+    check(c, caller, ground, &instance)?;
+    let facts = &ground.image.value.0.status.facts;
+    let ask = Ask {
+        instance: id,
+        name: body.name.clone(),
+        kind: facts.kind,
+        arch: facts.arch,
+        size: instance.spec.size,
+        node: instance.spec.node.clone(),
+    };
+    let pool = Pool::lock(c);
+    let project = &ground.project.value.0;
+    quota::check(&project.metadata.name, &project.spec.quota, pool.held_by(&project.metadata.name), instance.spec.size)
+        .map_err(|over| Refusal::conflict("QuotaExceeded", over.to_string()))?;
+    check_ports(&pool, &instance)?;
+    let nodes = pool.nodes();
+    if let Some(never) = place::never(&nodes, &ask) {
+        return Err(Refusal::conflict(never.code(), never.to_string()));
+    }
+    let mut explanation = None;
+    for decision in place::place(&nodes, &[ask]) {
+        explanation = settle(&pool, ground, &mut instance, decision)?;
+    }
+    let node = instance.status.node_name.as_ref().and_then(|name| c.nodes.cache.get(&[name.as_str()]));
+    let promise = pool.promise(instance.clone());
+    Ok(Draft { instance, explanation, node, _promise: promise })
+}
+
+/// The instance as it is before it has a place.
+fn describe(c: &Control, ground: &Ground, id: InstanceId, body: &InstanceCreate) -> Result<Instance, Refusal> {
+    let image = &ground.image.value.0;
+    let facts = &image.status.facts;
+    let mut spec = body.spec.clone();
+    if let Some(kind) = spec.kind.filter(|kind| *kind != facts.kind) {
+        return Err(Refusal::bad_request(
+            "WrongKind",
+            format!("image {} makes a {}, and a {kind} was asked for; leave kind out, or use another image (yun image list)", image.metadata.name, facts.kind),
+        ));
+    }
+    spec.kind = Some(facts.kind);
+    let now = c.clock.now();
+    let metadata = Metadata {
+        id: id.0,
+        name: body.name.clone(),
+        project: Some(ground.project.value.0.metadata.name.clone()),
+        labels: body.labels.clone(),
+        created: now,
+        generation: Generation(1),
+        revision: String::new(),
+        deleting: None,
+    };
+    let pin = ImagePin { id: ImageId(image.metadata.id), name: image.metadata.name.to_string(), digest: facts.digest.clone() };
+    Ok(Instance { metadata, spec, status: InstanceStatus { image: Some(pin), ..InstanceStatus::default() } })
+}
+
+fn check(c: &Control, caller: &Caller, ground: &Ground, instance: &Instance) -> Result<(), Refusal> {
+    let (image, wanted) = (&ground.image.value.0, &instance.spec);
+    let facts = &image.status.facts;
+    let trust = if caller.has_cloud(Role::Admin) { spec::Trust::Cloud } else { spec::Trust::Project };
+    spec::check(wanted, facts.kind, trust).map_err(refuse)?;
+    if wanted.size.disk < facts.min_disk {
+        let least = yun_types::Bytes(facts.min_disk.ceil_mib() << 20);
+        return Err(Refusal::bad_request(
+            "DiskTooSmall",
+            format!("image {} needs a disk of {}, and disk:{} was asked for; ask for disk:{least} or more", image.metadata.name, facts.min_disk.human(), wanted.size.disk),
+        ));
+    }
+    let Some(node) = &wanted.node else { return Ok(()) };
+    if c.nodes.cache.get(&[node.as_str()]).is_some() {
+        return Ok(());
+    }
+    let rows = c.nodes.cache.all(&[]);
+    let near = nearest(node.as_str(), rows.iter().map(|row| row.value.0.metadata.name.as_str()));
+    Err(Refusal::not_found(ObjectKind::Node, node, near))
+}
+
+/// Gives the instance what was decided: a node, an address and a fence, or the reason why it waits.
+fn settle(pool: &Pool<'_>, ground: &Ground, instance: &mut Instance, decision: Decision) -> Result<Option<Explanation>, Refusal> {
+    let status = &mut instance.status;
+    match decision.placement {
+        Placement::On { node, name } => {
+            let address = pool.address(&ground.network.value).map_err(|e| Refusal::conflict("NoAddress", e.to_string()))?;
+            put_on(status, node, name);
+            status.address = Some(address);
+            status.mac = Some(address::mac(InstanceId(instance.metadata.id)));
+            Ok(Some(decision.explanation))
+        }
+        Placement::Waits { reason } => {
+            status.reason = Some(reason.into());
+            status.message = Some(waiting_text(&decision.explanation));
+            Ok(None)
+        }
+    }
+}
+
+/// Puts an instance on a node. Its fence grows, so that an earlier placement can never be mistaken for this one.
+pub(in crate::instance) fn put_on(status: &mut InstanceStatus, node: NodeId, name: Name) {
+    status.state = InstanceState::Scheduled;
+    status.reason = None;
+    status.message = None;
+    status.node = Some(node);
+    status.node_name = Some(name);
+    status.fence += 1;
+}
+
+/// Why an instance waits, in one sentence with a way out.
+pub(in crate::instance) fn waiting_text(explanation: &Explanation) -> String {
+    match explanation.unblock.first() {
+        Some(help) => format!("{}; {help}", explanation.summary),
+        None => explanation.summary.clone(),
+    }
+}
+
+async fn write(c: &Control, caller: &Caller, ground: &Ground, draft: &Draft<'_>, operation: &Operation) -> Result<(), StoreError> {
+    let (project, instance) = (ground.project.value.0.metadata.name.as_str(), &draft.instance);
+    let at = [project, instance.metadata.name.as_str()];
+    let image = &ground.image.value.0.metadata;
+    let image_project = image.project.as_ref().map_or(project, |owner| owner.as_str());
+    let mut txn = Txn::new()
+        .when(Table::<InstanceRow>::cmp_absent(&at))
+        // Its quota is as it was, and it is not being deleted.
+        .when(Table::<ProjectRow>::cmp_rev(&[project], ground.project.rev))
+        .when(Table::<NetworkRow>::cmp_rev(&[project, NETWORK], ground.network.rev))
+        .when(Table::<ImageRow>::cmp_rev(&[image_project, image.name.as_str()], ground.image.rev))
+        .then(Table::<InstanceRow>::op_put(&at, &InstanceRow(instance.clone()))?);
+    if let Some(node) = &draft.node {
+        // It still answers and takes instances.
+        txn = txn.when(Table::<NodeRow>::cmp_rev(&[node.value.0.metadata.name.as_str()], node.rev));
+    }
+    if let Some(explanation) = &draft.explanation {
+        let id = instance.metadata.id.to_string();
+        txn = txn.then(Table::<ExplanationRow>::op_put(&[&id], &ExplanationRow(explanation.clone()))?);
+    }
+    let out = commit(&*c.store, operation::add_to(txn, caller, operation)?).await?;
+    c.instances.cache.wait_for(out.rev).await?;
+    c.operations.cache.wait_for(out.rev).await
+}

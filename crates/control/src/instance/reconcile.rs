@@ -1,0 +1,200 @@
+//! Keeps instances as they are wanted: places those that wait, removes those that leave without ever having had a place, and follows nodes
+//! that fall silent and come back.
+//!
+//! Level-triggered: it looks at everything each time, and one write that loses a race is simply done in the next pass.
+
+use super::{
+    NETWORK, Pool, add_write, happened,
+    ops::{ask, put_on, waiting_text},
+};
+use crate::{
+    core::Control,
+    operation,
+    rows::{ExplanationRow, InstanceRow, NodeRow},
+};
+use async_trait::async_trait;
+use std::{sync::Arc, time::Duration};
+use yun_engine::{
+    reconcile::{PassReport, Reconcile, Schedule, run},
+    tasks::Task,
+};
+use yun_plan::{
+    address, observe,
+    place::{Decision, Placement, place},
+};
+use yun_store::{Change, Row, StoreError, Table, Txn, commit};
+use yun_types::{Instance, InstanceId, InstanceState, NodeState};
+
+/// Starts what keeps instances as they are wanted.
+pub(crate) fn start(c: &Arc<Control>) {
+    let schedule = Schedule::every(Duration::from_secs(30));
+    let reconciler = Instances { c: Arc::clone(c) };
+    let _runs_until_shutdown = run(&c.tasks, Arc::clone(&c.clock), "instances", schedule, c.wake_instances.clone(), reconciler);
+    let waker = Arc::clone(c);
+    let _runs_until_shutdown = c.tasks.spawn("instances/wake", move |task| wake(waker, task));
+}
+
+/// Turns changes of the state into signals.
+async fn wake(c: Arc<Control>, task: Task) {
+    let stop = task.stopping().clone();
+    loop {
+        let (mut instances, mut nodes) = (c.instances.cache.subscribe(), c.nodes.cache.subscribe());
+        // Whatever happened before the subscription.
+        c.wake_instances.wake();
+        c.wake_operations.wake();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                change = instances.next() => match change {
+                    Some(Ok(change)) => {
+                        if concerns_placement(&change) {
+                            c.wake_instances.wake();
+                        }
+                        c.wake_operations.wake();
+                    }
+                    _ => break,
+                },
+                change = nodes.next() => match change {
+                    Some(Ok(_)) => c.wake_instances.wake(),
+                    _ => break,
+                },
+            }
+        }
+    }
+}
+
+/// Whether there is something to place or to remove, or room has come.
+fn concerns_placement(change: &Change<InstanceRow>) -> bool {
+    match &change.new {
+        None => true,
+        Some(row) => row.value.0.status.node.is_none() || change.old.as_ref().is_some_and(|old| old.value.0.spec.size != row.value.0.spec.size),
+    }
+}
+
+struct Instances {
+    c: Arc<Control>,
+}
+
+/// What one pass did.
+#[derive(Debug, Default)]
+struct Tally {
+    placed: usize,
+    waiting: usize,
+    removed: usize,
+    followed: usize,
+}
+
+#[async_trait]
+impl Reconcile for Instances {
+    async fn pass(&mut self) -> PassReport {
+        match pass(&self.c).await {
+            Ok(t) if t.placed + t.removed + t.followed == 0 && t.waiting == 0 => PassReport::nothing(),
+            Ok(t) => PassReport::changed(format!("placed {}, removed {}, followed nodes of {}; {} wait", t.placed, t.removed, t.followed, t.waiting)),
+            Err(e) => PassReport::failed(e),
+        }
+    }
+}
+
+async fn pass(c: &Control) -> Result<Tally, StoreError> {
+    let mut tally = Tally::default();
+    let mut waiting: Vec<Arc<Row<InstanceRow>>> = Vec::new();
+    for row in c.instances.cache.all(&[]) {
+        let instance = &row.value.0;
+        match (instance.status.node, instance.metadata.deleting) {
+            (None, None) => waiting.push(row),
+            (None, Some(_)) => tally.removed += usize::from(write(c, &row, None).await?),
+            (Some(_), _) => {
+                if let Some(after) = follow_node(c, instance) {
+                    tally.followed += usize::from(write(c, &row, Some(after)).await?);
+                }
+            }
+        }
+    }
+    // First come, first served.
+    waiting.sort_by_key(|row| (row.value.0.metadata.created, row.value.0.metadata.id));
+    for row in waiting {
+        if place_one(c, &row).await? {
+            tally.placed += 1;
+        } else {
+            tally.waiting += 1;
+        }
+    }
+    Ok(tally)
+}
+
+/// Writes a change with the ends of its operations. `false` if somebody else was faster: the next pass looks again.
+async fn write(c: &Control, row: &Row<InstanceRow>, after: Option<Instance>) -> Result<bool, StoreError> {
+    let txn = add_write(Txn::new(), row, after.as_ref())?;
+    let txn = operation::add_ends(c, txn, row.value.0.metadata.id, after.as_ref())?;
+    finish(c, row, after.as_ref(), txn).await
+}
+
+async fn finish(c: &Control, row: &Row<InstanceRow>, after: Option<&Instance>, txn: Txn) -> Result<bool, StoreError> {
+    match commit(&*c.store, txn).await {
+        Ok(out) => {
+            c.instances.cache.wait_for(out.rev).await?;
+            happened(c, Some(&row.value.0), after);
+            Ok(true)
+        }
+        Err(e) if e.is_conflict() => {
+            c.wake_instances.wake();
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn follow_node(c: &Control, instance: &Instance) -> Option<Instance> {
+    let node = c.nodes.cache.get(&[instance.status.node_name.as_ref()?.as_str()])?;
+    match node.value.0.status.state {
+        NodeState::Lost => observe::node_lost(instance),
+        NodeState::Ready => observe::node_back(instance),
+    }
+}
+
+/// Gives an instance a place if there is one now. `false` if it goes on waiting.
+async fn place_one(c: &Control, row: &Row<InstanceRow>) -> Result<bool, StoreError> {
+    let before = &row.value.0;
+    let mut after = before.clone();
+    let Some((decision, promise)) = decide(c, &mut after) else { return Ok(false) };
+    let mut txn = add_write(Txn::new(), row, Some(&after))?;
+    let placed = after.status.node.is_some();
+    if placed {
+        let id = after.metadata.id.to_string();
+        txn = txn.then(Table::<ExplanationRow>::op_put(&[&id], &ExplanationRow(decision.explanation))?);
+        if let Some(node) = after.status.node_name.as_ref().and_then(|name| c.nodes.cache.get(&[name.as_str()])) {
+            txn = txn.when(Table::<NodeRow>::cmp_rev(&[node.value.0.metadata.name.as_str()], node.rev));
+        }
+    } else if after == *before {
+        return Ok(false);
+    }
+    let written = finish(c, row, Some(&after), txn).await?;
+    drop(promise);
+    Ok(placed && written)
+}
+
+fn decide<'a>(c: &'a Control, instance: &mut Instance) -> Option<(Decision, super::Promise<'a>)> {
+    let pool = Pool::lock(c);
+    let decision = place(&pool.nodes(), &[ask(c, instance)]).pop()?;
+    let wait = |instance: &mut Instance, reason: &str, message: String| {
+        instance.status.state = InstanceState::Pending;
+        instance.status.reason = Some(reason.into());
+        instance.status.message = Some(message);
+    };
+    match &decision.placement {
+        Placement::On { node, name } => {
+            let network = instance.metadata.project.as_ref().and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]))?;
+            match pool.address(&network.value) {
+                Ok(address) => {
+                    put_on(&mut instance.status, *node, name.clone());
+                    instance.status.address = Some(address);
+                    instance.status.mac = Some(address::mac(InstanceId(instance.metadata.id)));
+                }
+                Err(e) => wait(instance, "NoAddress", e.to_string()),
+            }
+        }
+        Placement::Waits { reason } => wait(instance, reason, waiting_text(&decision.explanation)),
+    }
+    let promise = pool.promise(instance.clone());
+    Some((decision, promise))
+}

@@ -1,0 +1,345 @@
+//! The shim: one small process beside each container, so that the container needs nothing else of yun to be alive.
+//!
+//! It owns three things for a container's whole life: reading what the container writes (into rotated log files), reaping its main process,
+//! and writing down how that ended. It decides nothing and answers nobody; it ends right after the container.
+//!
+//! Standard input is the *lock*: a file with an open-file-description lock on it that the driver took; it is held exactly as long as a shim
+//! lives. Standard output is the *report*: one line, `started` or `failed MESSAGE`, then end of file. Both pipes of the container are FIFOs
+//! that the container holds open for reading as well, so that the death of the shim blocks a writer at worst, and never ends it.
+//!
+//! ```text
+//! shim run   ATTEMPT RUN DURABLE OOM-FILE LOG-BYTES LOG-FILES CRUN CRUN-ROOT ID tty|pipes
+//! shim adopt ATTEMPT RUN DURABLE OOM-FILE LOG-BYTES LOG-FILES PID START-TIME SINCE KEEPER|0
+//! shim enter PROGRAM ARGUMENT...
+//! ```
+//! `adopt` takes over a running container whose shim was killed. `enter` only starts a program in a session of its own.
+
+mod kernel;
+mod lines;
+mod logfile;
+
+use kernel::Poll;
+use logfile::LogFile;
+use std::{
+    ffi::CString,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStringExt, fs::OpenOptionsExt, net::UnixListener},
+    },
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+const NONBLOCK: i32 = 0o4000;
+
+/// How long an unfinished line waits for its end, in milliseconds.
+const PATIENCE: i32 = 100;
+
+/// The container whose process this is.
+struct Container {
+    attempt: String,
+    run: PathBuf,
+    durable: PathBuf,
+    oom: PathBuf,
+    log: LogFile,
+    rest: Vec<String>,
+}
+
+/// Its main process.
+struct Main {
+    pid: i32,
+    started: String,
+    since: String,
+    held: OwnedFd,
+    /// Whether it is a child of this process, so that its exit status is ours to read.
+    child: bool,
+    /// With a terminal: the process that keeps the terminal open if this one is killed, or 0.
+    keeper: i32,
+}
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments.first().is_some_and(|mode| mode == "enter") {
+        return enter(arguments.split_off(1).into_iter().map(OsStringExt::into_vec));
+    }
+    kernel::detach();
+    let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return ExitCode::FAILURE };
+    let (Ok(lock), Ok(report)) = (kernel::take(0, &null), kernel::take(1, &null)) else { return ExitCode::FAILURE };
+    drop(null);
+    let mut report = File::from(report);
+    let answer = live(&arguments.into_iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>(), &mut report);
+    drop(lock);
+    match answer {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // Nobody may listen any more; then nobody needs to know.
+            let _ = writeln!(report, "failed {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Starts a program in a session of its own, where it has no terminal of ours and can be ended with all that it starts.
+fn enter(arguments: impl Iterator<Item = Vec<u8>>) -> ExitCode {
+    let arguments: Vec<CString> = arguments.filter_map(|a| CString::new(a).ok()).collect();
+    let Some(program) = arguments.first() else { return ExitCode::FAILURE };
+    kernel::new_session();
+    let error = kernel::become_program(program, &arguments);
+    eprintln!("cannot start {}: {error}", program.to_string_lossy());
+    ExitCode::from(127)
+}
+
+/// The whole life of the shim.
+fn live(arguments: &[String], report: &mut File) -> Result<(), String> {
+    let [mode, attempt, run, durable, oom, bytes, files, rest @ ..] = arguments else { return Err("usage: see the source".into()) };
+    let durable = PathBuf::from(durable);
+    let mut container = Container {
+        attempt: attempt.clone(),
+        run: run.into(),
+        log: LogFile::open(durable.join("container.log"), number(bytes)?, number(files)?),
+        durable,
+        oom: oom.into(),
+        rest: rest.to_vec(),
+    };
+    let (main, streams) = if mode == "adopt" { container.adopt()? } else { container.start()? };
+    container.write_running(&main).map_err(|e| format!("cannot write down that the container runs: {e}"))?;
+    let _ = writeln!(report, "started");
+    close(report);
+    container.follow(&main, streams);
+    let status = if main.child { kernel::reap(main.pid).ok() } else { stranger(&main.held) };
+    container.write_exit(status).map_err(|e| e.to_string())
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number"))
+}
+
+/// Lets the reader of the report see its end while this program goes on.
+fn close(report: &mut File) {
+    if let Ok(null) = OpenOptions::new().write(true).open("/dev/null") {
+        *report = null;
+    }
+}
+
+fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    lines::stamp(since.as_secs(), since.subsec_nanos())
+}
+
+/// A stream and where it comes from.
+struct Source {
+    file: File,
+    stream: lines::Stream,
+}
+
+impl Source {
+    fn new(file: File, tag: u8) -> Self {
+        Self { file, stream: lines::Stream::new(tag) }
+    }
+}
+
+impl Container {
+    /// Both FIFOs. Open for writing as well: a FIFO with a writer never reports its end, which would keep a poll from sleeping.
+    fn pipes(&self) -> io::Result<Vec<Source>> {
+        let open = |name| OpenOptions::new().read(true).write(true).custom_flags(NONBLOCK).open(self.run.join(name));
+        Ok(vec![Source::new(open("out")?, b'o'), Source::new(open("err")?, b'e')])
+    }
+
+    /// Runs crun, and takes hold of what it made.
+    fn start(&mut self) -> Result<(Main, Vec<Source>), String> {
+        let [crun, root, id, streams] = &self.rest[..] else { return Err("four arguments are missing".into()) };
+        let terminal = streams == "tty";
+        let console = self.run.join("console");
+        let _ = fs::remove_file(&console);
+        let listener = terminal.then(|| UnixListener::bind(&console)).transpose().map_err(|e| format!("cannot listen for the terminal: {e}"))?;
+        let mut command = Command::new(crun);
+        command.arg("--root").arg(root).arg("--log").arg(self.run.join("crun.log")).args(["--log-format", "json", "run", "--detach", "--bundle"]).arg(&self.durable);
+        command.arg("--pid-file").arg(self.run.join("pid")).env_clear().stdin(Stdio::null());
+        if terminal {
+            command.arg("--console-socket").arg(&console);
+        }
+        // Blocking ends of their own: whether a descriptor blocks belongs to the opening, not to the FIFO.
+        let writer = |name| OpenOptions::new().read(true).write(true).open(self.run.join(name)).map(Stdio::from);
+        let (out, err) = (writer("out").map_err(|e| e.to_string())?, writer("err").map_err(|e| e.to_string())?);
+        let mut sources = self.pipes().map_err(|e| format!("cannot open the pipes: {e}"))?;
+        let status = command.arg(id).stdout(out).stderr(err).status().map_err(|e| format!("cannot start {crun}: {e}"))?;
+        drop(command);
+        if !status.success() {
+            return Err(format!("crun ended with {status}"));
+        }
+        let pid = fs::read_to_string(self.run.join("pid")).map_err(|e| format!("cannot read the pid: {e}"))?;
+        let pid: i32 = number(pid.trim())?;
+        let held = kernel::pidfd(pid).map_err(|e| format!("cannot hold process {pid}: {e}"))?;
+        let mut keeper = 0;
+        if let Some(listener) = listener {
+            let terminal = listener.accept().and_then(|(stream, _)| kernel::receive_fd(&stream)).map_err(|e| format!("no terminal came: {e}"))?;
+            let _ = fs::remove_file(&console);
+            keeper = keep(&terminal, &held).unwrap_or(0);
+            sources.push(Source::new(nonblocking(terminal), b'o'));
+        }
+        // It cannot be reaped by anybody else, so its start time is there even if it has ended already.
+        Ok((Main { pid, started: start_time(pid).unwrap_or_default(), since: now(), held, child: true, keeper }, sources))
+    }
+
+    /// Takes hold of a running container whose shim was killed.
+    fn adopt(&mut self) -> Result<(Main, Vec<Source>), String> {
+        let [pid, started, since, keeper] = &self.rest[..] else { return Err("four arguments are missing".into()) };
+        let (pid, keeper): (i32, i32) = (number(pid)?, number(keeper)?);
+        let held = kernel::pidfd(pid).map_err(|e| format!("cannot hold process {pid}: {e}"))?;
+        if start_time(pid).as_ref() != Some(started) {
+            return Err(format!("process {pid} is another one now"));
+        }
+        let mut sources = self.pipes().map_err(|e| format!("cannot open the pipes: {e}"))?;
+        if keeper != 0
+            && let Ok(terminal) = kernel::pidfd(keeper).and_then(|keeper| kernel::copy_fd(&keeper, 0))
+        {
+            sources.push(Source::new(nonblocking(terminal), b'o'));
+        }
+        Ok((Main { pid, started: started.clone(), since: since.clone(), held, child: false, keeper }, sources))
+    }
+
+    /// Copies what the container writes into its log, until its main process ends and nothing is left.
+    fn follow(&mut self, main: &Main, mut sources: Vec<Source>) {
+        loop {
+            let mut polls: Vec<Poll> = sources.iter().map(|source| Poll::read(&source.file)).collect();
+            polls.push(Poll::read(&main.held));
+            let waits = sources.iter().any(|source| source.stream.holds());
+            kernel::wait_for(&mut polls, if waits { PATIENCE } else { -1 });
+            let mut closed = None;
+            let mut quiet = true;
+            for (index, source) in sources.iter_mut().enumerate() {
+                if polls[index].ready() {
+                    quiet = false;
+                    match pump(source, &mut self.log) {
+                        Pumped::Some => {}
+                        // A terminal says so when nobody inside has it open any more.
+                        Pumped::Nothing if polls[index].readable() => {}
+                        Pumped::Nothing | Pumped::End => closed = Some(index),
+                    }
+                }
+            }
+            if polls[polls.len() - 1].ready() {
+                break;
+            }
+            if let Some(index) = closed {
+                finish(&mut sources.swap_remove(index), &mut self.log);
+            }
+            if quiet {
+                let stamp = now();
+                for source in &mut sources {
+                    self.log.record(|out| source.stream.flush(b'P', &stamp, out));
+                }
+            }
+        }
+        for mut source in sources {
+            while matches!(pump(&mut source, &mut self.log), Pumped::Some) {}
+            finish(&mut source, &mut self.log);
+        }
+    }
+
+    /// Says for later readers which process it is.
+    fn write_running(&self, main: &Main) -> io::Result<()> {
+        let shim = i32::try_from(std::process::id()).unwrap_or_default();
+        let began = start_time(shim).unwrap_or_default();
+        let Main { pid, started, since, keeper, .. } = main;
+        let line = format!("{} {pid} {started} {shim} {began} {since} {keeper}\n", self.attempt);
+        replace(&self.run, "running", line.as_bytes(), false)
+    }
+
+    /// Writes down how it ended, so that it is still there after a power cut.
+    fn write_exit(&self, status: Option<i32>) -> io::Result<()> {
+        let end = match status {
+            None => "? 0".to_owned(),
+            Some(status) if status & 0x7f == 0 => format!("{} 0", status >> 8 & 0xff),
+            Some(status) => format!("{} {}", 128 + (status & 0x7f), status & 0x7f),
+        };
+        let line = format!("{} {end} {} {}\n", self.attempt, oom_kills(&self.oom), now());
+        // A full disk should cost the durability of the exit, not the exit.
+        replace(&self.durable, "exit", line.as_bytes(), true).or_else(|_| replace(&self.run, "exit", line.as_bytes(), false))
+    }
+}
+
+/// What one read brought.
+enum Pumped {
+    Some,
+    Nothing,
+    End,
+}
+
+/// Reads once and logs it.
+fn pump(source: &mut Source, log: &mut LogFile) -> Pumped {
+    let mut buffer = [0; lines::LONGEST];
+    match source.file.read(&mut buffer) {
+        Ok(0) => Pumped::End,
+        Ok(count) => {
+            let stamp = now();
+            log.record(|out| source.stream.push(&buffer[..count], &stamp, out));
+            Pumped::Some
+        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Pumped::Nothing,
+        Err(_) => Pumped::End,
+    }
+}
+
+/// Logs what a stream still holds.
+fn finish(source: &mut Source, log: &mut LogFile) {
+    let stamp = now();
+    log.record(|out| source.stream.flush(b'F', &stamp, out));
+}
+
+/// A second process that holds the terminal and does nothing, until the container ends. A terminal without any holder hangs up, which ends
+/// the container: so the death of either of the two must leave the other one.
+fn keep(terminal: &OwnedFd, container: &OwnedFd) -> io::Result<i32> {
+    kernel::split(|| {
+        let (Ok(held), Ok(_)) = (kernel::take(2, container), kernel::take(0, terminal)) else { return };
+        drop(held);
+        kernel::new_session();
+        kernel::close_from(3);
+        // Descriptor 2 is the container's process by now.
+        kernel::wait_for(&mut [Poll::read(&2)], -1);
+    })
+}
+
+/// The same terminal, not waiting when there is nothing to read.
+fn nonblocking(terminal: OwnedFd) -> File {
+    kernel::set_nonblocking(&terminal);
+    File::from(terminal)
+}
+
+/// How a process ended that is not our child: the kernel tells once its parent has reaped it.
+fn stranger(held: &OwnedFd) -> Option<i32> {
+    for _ in 0..200 {
+        if let Some(status) = kernel::status_of_stranger(held) {
+            return Some(status);
+        }
+        kernel::wait_for(&mut [], 5);
+    }
+    None
+}
+
+/// When a process began, in clock ticks since the boot of the host (field 22 of proc_pid_stat(5)).
+fn start_time(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19).map(str::to_owned)
+}
+
+/// How often the kernel ended something in the cgroup for its memory.
+fn oom_kills(file: &Path) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Writes a file so that readers see all of it or nothing.
+fn replace(directory: &Path, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
+    let draft = directory.join(format!(".{name}"));
+    let mut file = File::create(&draft)?;
+    file.write_all(bytes)?;
+    if durable {
+        file.sync_all()?;
+    }
+    fs::rename(&draft, directory.join(name))?;
+    if durable { File::open(directory)?.sync_all() } else { Ok(()) }
+}

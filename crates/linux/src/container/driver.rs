@@ -1,0 +1,306 @@
+//! [`ContainerDriver`]: the contract of instance drivers, for containers. What each call does is in the modules beside this one.
+
+use super::{
+    cgroup::{Cgroup, Layout, Usage},
+    files::Files,
+    prepare::{self, Request},
+    probe, process, shim,
+};
+use crate::host::Host;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Mutex as Turns, OnceCell, OwnedMutexGuard};
+use yun_drivers::{Attachment, DriverError, ErrorKind, InstanceDriver, InstanceHandle, LocalImage, Observed, Result};
+use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
+use yun_types::{Bytes, DesiredInstance, DriverFacts, Exit, Generation, InstanceId, InstanceKind};
+
+/// How much of what a container writes is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// The size of one file.
+    pub bytes: Bytes,
+    /// The number of files.
+    pub files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { bytes: Bytes::mib(10), files: 3 }
+    }
+}
+
+/// How the driver works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerDriverOptions {
+    /// The OCI runtime: a path, or a name to be found in `PATH` and the system directories. runc takes the same arguments.
+    pub runtime: PathBuf,
+    /// How much output is kept.
+    pub log: LogLimits,
+}
+
+impl Default for ContainerDriverOptions {
+    fn default() -> Self {
+        Self { runtime: "crun".into(), log: LogLimits::default() }
+    }
+}
+
+/// Runs containers on this host. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ContainerDriver {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) host: Host,
+    pub(super) options: ContainerDriverOptions,
+    /// The shim's program on disk.
+    pub(super) shim: PathBuf,
+    /// The host's cgroups, as containers can use them.
+    layout: OnceLock<Layout>,
+    /// The runtime that a trial has shown to work.
+    proved: OnceCell<String>,
+    /// Whose turn it is with an instance: of calls that change it, one after the other.
+    turns: Mutex<HashMap<InstanceId, Arc<Turns<()>>>>,
+    /// Held shared by whoever needs this cloud's cgroup to stay.
+    starts: tokio::sync::RwLock<()>,
+}
+
+impl ContainerDriver {
+    /// Puts the shim's program on disk. Starts nothing.
+    pub fn new(host: Host, mut options: ContainerDriverOptions) -> Result<Self> {
+        let shim =
+            shim::install(&[host.run(), host.state()]).map_err(|e| DriverError::io(format!("install the shim in {}", host.run().display()), e))?;
+        options.runtime = locate(options.runtime);
+        let inner = Inner {
+            host,
+            options,
+            shim,
+            layout: OnceLock::new(),
+            proved: OnceCell::new(),
+            turns: Mutex::default(),
+            starts: tokio::sync::RwLock::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What a container uses now.
+    pub async fn usage(&self, id: InstanceId) -> Result<Usage> {
+        let files = self.files(id);
+        self.inner.main_process(&files).await?;
+        let group = self.inner.group(&files)?;
+        self.inner.blocking("measure a container", move || group.usage()).await
+    }
+
+    fn files(&self, id: InstanceId) -> Files {
+        Files::new(&self.inner.host, id)
+    }
+
+    fn handle(id: InstanceId, generation: Generation) -> InstanceHandle {
+        let boot = process::boot_id().unwrap_or_default();
+        // Everything else is found by the id. The boot is for people who read the ledger.
+        InstanceHandle { id, kind: InstanceKind::Container, generation, driver: serde_json::json!({ "boot": boot }) }
+    }
+}
+
+/// The shim has no `PATH`.
+fn locate(runtime: PathBuf) -> PathBuf {
+    if runtime.is_absolute() {
+        return runtime;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|directory| directory.join(&runtime)).find(|path| path.is_file()).unwrap_or(runtime)
+}
+
+impl Inner {
+    /// The host's cgroups, once they were looked at.
+    pub(super) fn layout(&self) -> Option<&Layout> {
+        self.layout.get()
+    }
+
+    /// A container's cgroup.
+    pub(super) fn group(&self, files: &Files) -> Result<Box<dyn Cgroup>> {
+        let layout = self.layout().ok_or_else(|| DriverError::unavailable("NotProbed", "the host's cgroups are not known yet: probe first"))?;
+        Ok(layout.group(&files.cgroup))
+    }
+
+    /// Looks at the host's cgroups.
+    pub(super) async fn detect(&self) -> Result<()> {
+        if self.layout.get().is_none() {
+            let found = self.blocking("read the host's cgroups", Layout::detect).await?;
+            // Of two that looked at the same time, both saw the same.
+            let _ = self.layout.set(found);
+        }
+        Ok(())
+    }
+
+    /// Makes the host's cgroups fit for crun.
+    pub(super) async fn ready(&self) -> Result<()> {
+        if self.layout.get().is_none() {
+            let found = tokio::task::spawn_blocking(|| {
+                let layout = Layout::detect().map_err(|e| DriverError::io("read the host's cgroups", e))?;
+                probe::unmix(layout)
+            });
+            let _ = self.layout.set(joined(found.await)?);
+        }
+        Ok(())
+    }
+
+    /// Runs blocking work off the asynchronous threads.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        joined(tokio::task::spawn_blocking(work).await.map(|answer| answer.map_err(|e| DriverError::io(operation, e))))
+    }
+
+    /// Runs something to its end even if the caller goes away.
+    pub(super) async fn finish<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        joined(tokio::spawn(work).await)
+    }
+
+    /// Waits for the turn with an instance.
+    pub(super) async fn turn(&self, id: InstanceId) -> OwnedMutexGuard<()> {
+        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone();
+        turns.lock_owned().await
+    }
+
+    /// Forgets an instance that is gone, unless somebody waits for it.
+    fn forget(&self, id: InstanceId, turn: OwnedMutexGuard<()>) {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(turn);
+        if turns.get(&id).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            turns.remove(&id);
+        }
+    }
+
+    /// Removes this cloud's own cgroup when nothing is in it and nobody is about to put something there.
+    async fn remove_empty_parent(&self) {
+        let (Ok(_alone), Some(layout)) = (self.starts.try_write(), self.layout()) else { return };
+        for path in layout.everywhere(&self.host.cgroup()) {
+            // Refused while a container is left in it.
+            let _ = std::fs::remove_dir(path);
+        }
+    }
+}
+
+/// The answer of a task. A task that panicked is an error of its operation, not the end of this process.
+fn joined<T>(answer: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    answer.unwrap_or_else(|e| Err(DriverError::new(ErrorKind::Internal, "TaskFailed", format!("a task of the container driver failed: {e}"))))
+}
+
+#[async_trait]
+impl InstanceDriver for ContainerDriver {
+    async fn probe(&self) -> Result<DriverFacts> {
+        let mut facts = DriverFacts { driver: "container".into(), ready: false, engine: None, accel: None, message: None };
+        let trial = async {
+            self.inner.ready().await?;
+            let inner = self.inner.clone();
+            let prove = || async { joined(tokio::task::spawn_blocking(move || probe::prove(&inner)).await) };
+            self.inner.proved.get_or_try_init(prove).await.cloned()
+        };
+        let tried = trial.await;
+        self.inner.remove_empty_parent().await;
+        match tried {
+            Ok(engine) => (facts.ready, facts.engine) = (true, Some(engine)),
+            Err(e) => facts.message = Some(e.message),
+        }
+        Ok(facts)
+    }
+
+    async fn prepare(&self, instance: &DesiredInstance, image: &LocalImage, network: Option<&Attachment>) -> Result<InstanceHandle> {
+        let (id, generation) = (instance.id, instance.generation);
+        let (this, instance, image, network) = (self.clone(), instance.clone(), image.clone(), network.cloned());
+        let work = async move {
+            let _turn = this.inner.turn(id).await;
+            this.inner.detect().await?;
+            let files = this.files(id);
+            let runs = this.inner.runs(&files).await?;
+            let group = runs.then(|| this.inner.group(&files)).transpose()?;
+            let work = move || {
+                Request { files: &files, instance: &instance, image: &image, network: network.as_ref(), runs }.carry_out()?;
+                match group {
+                    Some(group) => group
+                        .limit(&prepare::limits(&instance))
+                        .map_err(|e| DriverError::io(format!("change the limits of instance {}", instance.name), e)),
+                    None => Ok(()),
+                }
+            };
+            joined(tokio::task::spawn_blocking(work).await)
+        };
+        self.inner.finish(work).await?;
+        Ok(Self::handle(id, generation))
+    }
+
+    async fn start(&self, handle: &InstanceHandle) -> Result<InstanceHandle> {
+        let (this, id) = (self.clone(), handle.id);
+        let work = async move {
+            let _turn = this.inner.turn(id).await;
+            let _stays = this.inner.starts.read().await;
+            this.inner.start(&this.files(id)).await
+        };
+        self.inner.finish(work).await?;
+        Ok(Self::handle(id, handle.generation))
+    }
+
+    async fn recover(&self, handle: &InstanceHandle) -> Result<Observed> {
+        self.inner.detect().await?;
+        self.inner.observe(&self.files(handle.id)).await
+    }
+
+    async fn wait(&self, handle: &InstanceHandle) -> Result<Option<Exit>> {
+        self.inner.detect().await?;
+        self.inner.wait(&self.files(handle.id)).await
+    }
+
+    async fn stop(&self, handle: &InstanceHandle, grace: Duration) -> Result<Option<Exit>> {
+        self.inner.detect().await?;
+        self.inner.stop(&self.files(handle.id), grace).await
+    }
+
+    async fn pause(&self, handle: &InstanceHandle) -> Result<()> {
+        self.inner.detect().await?;
+        self.inner.freeze(&self.files(handle.id), true).await
+    }
+
+    async fn resume(&self, handle: &InstanceHandle) -> Result<()> {
+        self.inner.detect().await?;
+        self.inner.freeze(&self.files(handle.id), false).await
+    }
+
+    async fn remove(&self, id: InstanceId) -> Result<()> {
+        let this = self.clone();
+        let work = async move {
+            let turn = this.inner.turn(id).await;
+            this.inner.remove(id).await?;
+            this.inner.forget(id, turn);
+            this.inner.remove_empty_parent().await;
+            Ok(())
+        };
+        self.inner.finish(work).await
+    }
+
+    async fn exec(&self, handle: &InstanceHandle, request: ExecRequest) -> Result<Session> {
+        self.inner.detect().await?;
+        super::exec::exec(&self.inner, &self.files(handle.id), request).await
+    }
+
+    async fn console(&self, handle: &InstanceHandle) -> Result<Session> {
+        let message = format!("container {} has no serial console: use yun exec, or yun logs", handle.id);
+        Err(DriverError::unavailable("NoConsole", message))
+    }
+
+    async fn logs(&self, id: InstanceId, request: LogRequest) -> Result<BoxStream<'static, io::Result<LogLine>>> {
+        self.inner.detect().await?;
+        super::logs::open(self.inner.clone(), self.files(id), request).await
+    }
+}

@@ -1,0 +1,361 @@
+//! The life of a container: what is true of it, starting, waiting, ending, freezing, removing.
+//!
+//! What is true is read from disk and from the kernel each time, never from memory: so a driver that has just been started knows as much as
+//! one that has been running for a year.
+
+use super::{
+    driver::Inner,
+    files::{Attempt, Files, Prepared, Running, remove_tree},
+    overlay,
+    process::{Process, boot_id, drops_signal},
+    shim::{Launch, Lock},
+};
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use std::{fs, io, sync::Arc, time::Duration};
+use yun_drivers::{DriverError, ErrorKind, Observed, Result};
+use yun_types::{Exit, InstanceId, Timestamp};
+
+/// How long a state that passes by itself may last: crun at work, or a shim writing down the end.
+const PASSING: Duration = Duration::from_secs(60);
+/// How long killed processes may take to be gone.
+const DYING: Duration = Duration::from_secs(30);
+/// The pause between two looks where nothing can be waited for.
+const STEP: Duration = Duration::from_millis(5);
+
+/// What is true of a container.
+#[derive(Debug, Clone)]
+pub(super) enum Truth {
+    /// Never started, or its last start failed.
+    Absent,
+    /// A shim is at work: it starts the container, or writes down its end.
+    Passing,
+    /// It runs. `shim` says whether somebody takes care of it.
+    Running { attempt: Attempt, running: Running, shim: bool },
+    /// It ended.
+    Ended(Option<Exit>),
+}
+
+/// Looks. Changes nothing.
+pub(super) fn look(files: &Files, inner: &Inner) -> io::Result<Truth> {
+    let Some(attempt) = files.attempt() else { return Ok(Truth::Absent) };
+    if let Some(exit) = files.exit(&attempt) {
+        return Ok(Truth::Ended(exit));
+    }
+    if attempt.boot != boot_id()? {
+        return Ok(Truth::Ended(None));
+    }
+    // In this order: a shim writes before it lets go of the lock, so what is missing while the lock is free stays missing.
+    let shim = Lock::is_held(files)?;
+    let running = files.running(&attempt);
+    match running.or_else(|| if shim { None } else { unreported(files, inner) }) {
+        Some(running) if running.main.is_alive() => Ok(Truth::Running { attempt, running, shim }),
+        _ if shim => Ok(Truth::Passing),
+        Some(_) => Ok(Truth::Ended(files.exit(&attempt).flatten())),
+        None => Ok(Truth::Absent),
+    }
+}
+
+/// A container whose shim was killed between crun's answer and its own report: its pid is proved by its cgroup.
+fn unreported(files: &Files, inner: &Inner) -> Option<Running> {
+    let pid = files.pid()?;
+    let main = Process::now(pid)?;
+    inner.layout()?.group(&files.cgroup).processes().ok()?.contains(&pid).then_some(())?;
+    let written = fs::metadata(files.run.join("pid")).ok()?.modified().ok()?;
+    Some(Running { main, shim: Process { pid: 0, started: 0 }, since: Timestamp::from(written), keeper: 0 })
+}
+
+impl Inner {
+    /// Looks, off the asynchronous threads.
+    async fn look(self: &Arc<Self>, files: &Files) -> Result<Truth> {
+        let (inner, files) = (self.clone(), files.clone());
+        self.blocking("look at a container", move || look(&files, &inner)).await
+    }
+
+    /// Looks until the answer is one that lasts.
+    async fn settled(self: &Arc<Self>, files: &Files) -> Result<Truth> {
+        let waiting = async {
+            loop {
+                match self.look(files).await? {
+                    Truth::Passing => tokio::time::sleep(STEP).await,
+                    truth => return Ok(truth),
+                }
+            }
+        };
+        let message = || format!("container {} has been starting or ending for {PASSING:?}: its shim hangs; look at the host's disk", files.id);
+        tokio::time::timeout(PASSING, waiting).await.map_err(|_| DriverError::new(ErrorKind::Timeout, "ShimHangs", message()))?
+    }
+
+    /// Looks, and gives a running container a shim if its own was killed.
+    async fn cared_for(self: &Arc<Self>, files: &Files) -> Result<Truth> {
+        let truth = self.settled(files).await?;
+        if let Truth::Running { attempt, running, shim: false } = &truth {
+            let (inner, files) = (self.clone(), files.clone());
+            let (attempt, running) = (attempt.clone(), running.clone());
+            // On its own task: a caller that goes away must not leave the container alone.
+            self.finish(async move { inner.adopt(&files, &attempt, &running).await }).await?;
+        }
+        Ok(truth)
+    }
+
+    async fn adopt(&self, files: &Files, attempt: &Attempt, running: &Running) -> Result<()> {
+        self.ready().await?;
+        let taken = Lock::take(files).map_err(|e| DriverError::io(format!("lock container {}", files.id), e))?;
+        // Somebody else was faster.
+        let Some(lock) = taken else { return Ok(()) };
+        tracing::warn!(instance = %files.id, "the shim of a running container was killed: starting another one");
+        match self.launch(files).adopt(lock, attempt, running).await {
+            // It ended at this very moment: the next look says so.
+            Err(_) if !running.main.is_alive() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn launch<'a>(&'a self, files: &'a Files) -> Launch<'a> {
+        let oom_file = self.layout().map(|layout| layout.group(&files.cgroup).oom_file()).unwrap_or_default();
+        let log = self.options.log;
+        Launch { program: &self.shim, files, oom_file, log_bytes: log.bytes.0, log_files: log.files }
+    }
+
+    /// See [`yun_drivers::InstanceDriver::recover`].
+    pub(super) async fn observe(self: &Arc<Self>, files: &Files) -> Result<Observed> {
+        Ok(match self.cared_for(files).await? {
+            Truth::Absent | Truth::Passing => Observed::Absent,
+            Truth::Ended(exit) => Observed::Ended { exit },
+            Truth::Running { running, .. } => {
+                let frozen = self.layout().is_some_and(|layout| layout.group(&files.cgroup).is_frozen().unwrap_or(false));
+                if frozen { Observed::Paused { since: running.since } } else { Observed::Running { since: running.since } }
+            }
+        })
+    }
+
+    /// True if it runs now.
+    pub(super) async fn runs(self: &Arc<Self>, files: &Files) -> Result<bool> {
+        Ok(matches!(self.settled(files).await?, Truth::Running { .. }))
+    }
+
+    /// Its main process, if it runs.
+    pub(super) async fn main_process(self: &Arc<Self>, files: &Files) -> Result<Process> {
+        match self.settled(files).await? {
+            Truth::Running { running, .. } => Ok(running.main),
+            _ => Err(DriverError::new(ErrorKind::Conflict, "NotRunning", format!("container {} does not run: start it first", files.id))),
+        }
+    }
+
+    /// Starts it, unless it runs.
+    pub(super) async fn start(self: &Arc<Self>, files: &Files) -> Result<()> {
+        self.ready().await?;
+        let lock = loop {
+            if matches!(self.cared_for(files).await?, Truth::Running { .. }) {
+                return Ok(());
+            }
+            let files = files.clone();
+            let taken = self.blocking("lock a container", move || {
+                fs::create_dir_all(&files.run)?;
+                Lock::take(&files)
+            });
+            if let Some(lock) = taken.await? {
+                break lock;
+            }
+            tokio::time::sleep(STEP).await;
+        };
+        let prepared = files.prepared().ok_or_else(|| {
+            DriverError::new(ErrorKind::NotFound, "NotPrepared", format!("container {} was not prepared on this node: prepare it first", files.id))
+        })?;
+        self.clear(files).await?;
+        let attempt = {
+            let (files, layers) = (files.clone(), prepared.layers.clone());
+            self.blocking("lay out a container", move || lay_out(&files, &layers)).await?
+        };
+        let started = self.launch(files).run(lock, &attempt, &prepared, &self.options.runtime).await;
+        if started.is_err() {
+            // What is left of the attempt is in the way of the next one; if this fails, that one tries again.
+            let _ = self.clear(files).await;
+            let _ = fs::remove_file(files.durable.join("attempt"));
+        }
+        started
+    }
+
+    /// Ends what is left of an earlier attempt, and removes what the kernel and crun hold about it.
+    async fn clear(self: &Arc<Self>, files: &Files) -> Result<()> {
+        let Some(layout) = self.layout() else { return Ok(()) };
+        let deadline = tokio::time::Instant::now() + DYING;
+        loop {
+            let group = layout.group(&files.cgroup);
+            let step = self.blocking("end the rest of a container", move || {
+                if !group.processes()?.is_empty() {
+                    group.kill()?;
+                }
+                group.remove()
+            });
+            match step.await {
+                Ok(()) => break,
+                Err(e) if tokio::time::Instant::now() > deadline => return Err(e),
+                Err(_) => tokio::time::sleep(STEP).await,
+            }
+        }
+        let state = files.crun_state();
+        self.blocking("remove crun's state of a container", move || remove_tree(&state)).await
+    }
+
+    /// After its end: gives back the kernel's part of it. Best effort; the next start and the removal do the same.
+    async fn tidy(self: &Arc<Self>, files: &Files) -> Result<()> {
+        let _turn = self.turn(files.id).await;
+        if !matches!(self.look(files).await?, Truth::Ended(_)) {
+            return Ok(());
+        }
+        self.clear(files).await?;
+        let files = files.clone();
+        self.blocking("unmount a container", move || overlay::unmount(&files)).await
+    }
+
+    /// See [`yun_drivers::InstanceDriver::wait`].
+    pub(super) async fn wait(self: &Arc<Self>, files: &Files) -> Result<Option<Exit>> {
+        loop {
+            match self.cared_for(files).await? {
+                Truth::Absent | Truth::Passing => return Ok(None),
+                Truth::Ended(exit) => {
+                    let (inner, files) = (self.clone(), files.clone());
+                    self.finish(async move { inner.tidy(&files).await }).await.unwrap_or_else(|e| {
+                        tracing::warn!(error = %e, "cannot give back what an ended container held: the next start tries again");
+                    });
+                    return Ok(exit);
+                }
+                Truth::Running { running, .. } => {
+                    // The shim ends right after it has written down the container's end. If it was killed instead, the next look says so.
+                    let shim = files.attempt().and_then(|attempt| files.running(&attempt)).map_or(running.shim, |now| now.shim);
+                    shim.ended().await.map_err(|e| DriverError::io(format!("wait for container {}", files.id), e))?;
+                }
+            }
+        }
+    }
+
+    /// See [`yun_drivers::InstanceDriver::stop`].
+    pub(super) async fn stop(self: &Arc<Self>, files: &Files, grace: Duration) -> Result<Option<Exit>> {
+        if let Truth::Running { running, .. } = self.cared_for(files).await? {
+            let signal = files.prepared().map_or(nix::libc::SIGTERM, |prepared: Prepared| prepared.stop_signal);
+            let main = running.main;
+            let group = self.layout().map(|layout| layout.group(&files.cgroup));
+            let ask = move || {
+                let Some(held) = main.hold()? else { return Ok(true) };
+                let dropped = drops_signal(main.pid, signal);
+                held.signal(signal)?;
+                if let Some(group) = group
+                    && group.is_frozen().unwrap_or(false)
+                {
+                    group.freeze(false)?;
+                }
+                Ok(dropped)
+            };
+            let dropped = self.blocking("ask a container to end", ask).await?;
+            // A main process that does not handle the signal never learns of it: there is nothing to be gained by waiting.
+            let ended = !dropped && tokio::time::timeout(grace, main.ended()).await.is_ok();
+            if !ended {
+                self.kill(files).await?;
+            }
+        }
+        self.wait(files).await
+    }
+
+    /// Ends everything in its cgroup at once.
+    async fn kill(self: &Arc<Self>, files: &Files) -> Result<()> {
+        let Some(layout) = self.layout() else { return Ok(()) };
+        let kill = async {
+            loop {
+                let group = layout.group(&files.cgroup);
+                let left = self.blocking("kill a container", move || {
+                    let processes = group.processes()?;
+                    // The dead that nobody has reaped yet are still listed.
+                    let alive = processes.iter().any(|pid| Process::now(*pid).is_some());
+                    if alive {
+                        group.kill()?;
+                    }
+                    Ok(alive)
+                });
+                if !left.await? {
+                    return Ok(());
+                }
+                tokio::time::sleep(STEP).await;
+            }
+        };
+        let message = || format!("processes of container {} do not die: they hang in the kernel, often on a disk that does not answer", files.id);
+        tokio::time::timeout(DYING, kill).await.map_err(|_| DriverError::new(ErrorKind::Timeout, "ProcessesHang", message()))?
+    }
+
+    /// See [`yun_drivers::InstanceDriver::pause`] and `resume`.
+    pub(super) async fn freeze(self: &Arc<Self>, files: &Files, frozen: bool) -> Result<()> {
+        self.main_process(files).await?;
+        let Some(layout) = self.layout() else { return Ok(()) };
+        let deadline = tokio::time::Instant::now() + PASSING;
+        loop {
+            let group = layout.group(&files.cgroup);
+            let step = self.blocking("freeze a container", move || {
+                group.freeze(frozen)?;
+                Ok(group.is_frozen()? == frozen)
+            });
+            if step.await? {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > deadline {
+                let message = format!("container {} does not stand still: a process of it hangs in the kernel", files.id);
+                return Err(DriverError::new(ErrorKind::Timeout, "FreezeHangs", message));
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
+    /// See [`yun_drivers::InstanceDriver::remove`].
+    pub(super) async fn remove(self: &Arc<Self>, id: InstanceId) -> Result<()> {
+        let files = Files::new(&self.host, id);
+        self.detect().await?;
+        self.kill(&files).await?;
+        self.end_shim(&files).await?;
+        self.clear(&files).await?;
+        let work = move || {
+            overlay::unmount(&files)?;
+            remove_tree(&files.run)?;
+            remove_tree(&files.durable)
+        };
+        self.blocking("remove a container's files", work).await
+    }
+
+    /// Waits until no shim is left. One that does not end by itself is killed: it must not write into directories that go away.
+    async fn end_shim(self: &Arc<Self>, files: &Files) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + DYING;
+        loop {
+            let probe = files.clone();
+            if !self.blocking("look for a shim", move || Lock::is_held(&probe)).await? {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > deadline {
+                let running = files.attempt().and_then(|attempt| files.running(&attempt));
+                let held = running.and_then(|running| running.shim.hold().ok().flatten());
+                let Some(held) = held else {
+                    let message = format!("the shim of container {} does not end", files.id);
+                    return Err(DriverError::new(ErrorKind::Timeout, "ShimHangs", message));
+                };
+                held.signal(nix::libc::SIGKILL).map_err(|e| DriverError::io("kill a shim", e))?;
+            }
+            // It may be in the middle of a start.
+            self.kill(files).await?;
+            tokio::time::sleep(STEP).await;
+        }
+    }
+}
+
+/// Writes down the attempt, then makes what it needs.
+fn lay_out(files: &Files, layers: &[std::path::PathBuf]) -> io::Result<Attempt> {
+    let attempt = Attempt { token: uuid::Uuid::new_v4().simple().to_string(), boot: boot_id()? };
+    files.write_attempt(&attempt)?;
+    fs::create_dir_all(&files.crun_root)?;
+    for path in [files.durable.join("exit"), files.run.join("exit")] {
+        remove_tree(&path)?;
+    }
+    for name in ["running", "pid", "crun.log", "out", "err"] {
+        remove_tree(&files.run.join(name))?;
+    }
+    for name in ["out", "err"] {
+        mkfifo(&files.run.join(name), Mode::S_IRUSR | Mode::S_IWUSR)?;
+    }
+    overlay::ensure_mounted(files, layers)?;
+    Ok(attempt)
+}

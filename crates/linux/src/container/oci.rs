@@ -1,0 +1,237 @@
+//! The OCI runtime configuration of a container (opencontainers/runtime-spec, `config.json`): isolation that is safe by default. Pure.
+
+use super::{cgroup::Limits, rootfs, seccomp, users::Identity};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+use yun_types::{Bytes, Mount};
+
+/// What root inside may do: what container engines commonly leave it.
+const CAPABILITIES: &[&str] = &[
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// Parts of `/proc` and `/sys` that tell about the host, or change it.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The most open files, where the host allows as many: enough for servers, few enough for programs that close every possible one.
+const OPEN_FILES: (u64, u64) = (65_536, 524_288);
+
+/// A process: the main one, or one that is added later.
+#[derive(Debug, Clone)]
+pub(super) struct ProcessSpec<'a> {
+    pub(super) arguments: &'a [String],
+    pub(super) env: &'a BTreeMap<String, String>,
+    pub(super) workdir: &'a str,
+    pub(super) identity: &'a Identity,
+    pub(super) tty: bool,
+    /// The most open files that this host lets anybody have.
+    pub(super) open_files: u64,
+}
+
+/// Everything that a configuration depends on.
+#[derive(Debug, Clone)]
+pub(super) struct Bundle<'a> {
+    pub(super) process: ProcessSpec<'a>,
+    pub(super) rootfs: &'a Path,
+    pub(super) hostname: &'a str,
+    pub(super) cgroup: &'a str,
+    pub(super) limits: Limits,
+    /// The network namespace to join; without one, the container has a network of its own with nothing in it.
+    pub(super) network: Option<&'a Path>,
+    /// Files of the host that stand in for files of the image.
+    pub(super) files: &'a [(&'static str, PathBuf)],
+    pub(super) mounts: &'a [Mount],
+}
+
+/// The `process` part.
+pub(super) fn process(spec: &ProcessSpec<'_>) -> Value {
+    let Identity { uid, gid, additional, .. } = spec.identity;
+    let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    // Another user than root starts with none, and can get none but through files: those are in the bounding set.
+    let held: &[&str] = if *uid == 0 { CAPABILITIES } else { &[] };
+    let (soft, hard) = (OPEN_FILES.0.min(spec.open_files), OPEN_FILES.1.min(spec.open_files));
+    json!({
+        "terminal": spec.tty,
+        "user": {"uid": uid, "gid": gid, "additionalGids": additional},
+        "args": spec.arguments,
+        "env": env,
+        "cwd": spec.workdir,
+        "capabilities": {"bounding": CAPABILITIES, "effective": held, "permitted": held, "inheritable": [], "ambient": []},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}],
+        "noNewPrivileges": true,
+    })
+}
+
+/// The whole configuration.
+pub(super) fn config(bundle: &Bundle<'_>) -> Value {
+    let mut network = json!({"type": "network"});
+    if let Some(path) = bundle.network {
+        network["path"] = json!(path);
+    }
+    json!({
+        "ociVersion": "1.0.2",
+        "process": process(&bundle.process),
+        "root": {"path": bundle.rootfs, "readonly": false},
+        "hostname": bundle.hostname,
+        "mounts": mounts(bundle),
+        "linux": {
+            "cgroupsPath": bundle.cgroup,
+            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}, network],
+            "resources": resources(&bundle.limits),
+            // Root inside owns the whole network namespace, so there is nobody to keep low ports for.
+            "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+            "seccomp": seccomp::profile(),
+        },
+    })
+}
+
+fn resources(limits: &Limits) -> Value {
+    json!({
+        // crun adds the few devices that every container has.
+        "devices": [{"allow": false, "access": "rwm"}],
+        // Memory and swap together: equal means that there is no swap.
+        "memory": {"limit": limits.memory.0, "swap": limits.memory.0},
+        "cpu": {"quota": limits.cpu_quota(), "period": Limits::CPU_PERIOD, "shares": limits.cpu_shares()},
+        "pids": {"limit": limits.pids},
+    })
+}
+
+fn mounts(bundle: &Bundle<'_>) -> Vec<Value> {
+    let system = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
+    let mut mounts = vec![
+        system("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        system("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        system("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        system("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        system("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        system("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        system("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+    ];
+    // A user's mount of the same place comes later and so lies on top.
+    let own = bundle.files.iter().map(|(target, source)| bind(target, &source.to_string_lossy(), false));
+    mounts.extend(own);
+    mounts.extend(bundle.mounts.iter().map(|mount| match mount {
+        Mount::Bind { source, target, read_only } => bind(target, source, *read_only),
+        Mount::Tmpfs { target, size } => tmpfs(target, size.unwrap_or(Bytes(bundle.limits.memory.0 / 2))),
+    }));
+    mounts
+}
+
+fn bind(target: &str, source: &str, read_only: bool) -> Value {
+    let mode = if read_only { "ro" } else { "rw" };
+    json!({"destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", mode]})
+}
+
+fn tmpfs(target: &str, size: Bytes) -> Value {
+    json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777", format!("size={}", size.0)]})
+}
+
+/// Why a mount cannot be made, judged by its text alone.
+pub(super) fn mount_fault(mount: &Mount) -> Option<String> {
+    let target = mount.target();
+    if !rootfs::is_plain_absolute(target) {
+        return Some(format!("its target {target:?} is not an absolute path below / without .."));
+    }
+    match mount {
+        Mount::Bind { source, .. } if !Path::new(source).is_absolute() => Some(format!("its source {source:?} is not an absolute path")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use yun_types::Cpu;
+
+    fn bundle(uid: u32, check: impl FnOnce(Value)) {
+        let env = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
+        let identity = Identity { uid, gid: 7, additional: vec![8], home: "/".into() };
+        let arguments = ["/bin/x".to_owned()];
+        let process = ProcessSpec { arguments: &arguments, env: &env, workdir: "/w", identity: &identity, tty: false, open_files: 20_000 };
+        let mounts = [
+            Mount::Bind { source: "/srv".into(), target: "/data".into(), read_only: true },
+            Mount::Tmpfs { target: "/cache".into(), size: None },
+        ];
+        check(config(&Bundle {
+            process,
+            rootfs: Path::new("/r"),
+            hostname: "web",
+            cgroup: "/yun-1/x",
+            limits: Limits { cpu: Cpu(500), memory: Bytes::mib(64), pids: 9 },
+            network: Some(Path::new("/run/netns/x")),
+            files: &[("/etc/hosts", PathBuf::from("/d/hosts"))],
+            mounts: &mounts,
+        }));
+    }
+
+    #[test]
+    fn limits_follow_the_size_and_the_host() {
+        bundle(0, |config| {
+            let resources = &config["linux"]["resources"];
+            assert_eq!(resources["cpu"], json!({"quota": 50_000, "period": 100_000, "shares": 512}));
+            assert_eq!(resources["memory"], json!({"limit": 64 << 20, "swap": 64 << 20}));
+            assert_eq!(config["process"]["rlimits"][0], json!({"type": "RLIMIT_NOFILE", "soft": 20_000, "hard": 20_000}));
+            assert_eq!(config["linux"]["namespaces"][5], json!({"type": "network", "path": "/run/netns/x"}));
+        });
+    }
+
+    #[test]
+    fn another_user_than_root_holds_no_capability() {
+        bundle(1000, |config| {
+            let capabilities = &config["process"]["capabilities"];
+            assert_eq!((&capabilities["effective"], &capabilities["permitted"]), (&json!([]), &json!([])));
+            assert!(!CAPABILITIES.contains(&"CAP_SYS_ADMIN"));
+        });
+        bundle(0, |config| assert_eq!(config["process"]["capabilities"]["effective"], json!(CAPABILITIES)));
+    }
+
+    #[test]
+    fn the_users_mounts_come_last_with_safe_options() {
+        bundle(0, |config| {
+            let mounts = config["mounts"].as_array().unwrap();
+            let [data, cache] = &mounts[mounts.len() - 2..] else { panic!("two mounts") };
+            assert_eq!(data["options"], json!(["rbind", "rprivate", "ro"]));
+            assert_eq!(cache["options"], json!(["nosuid", "nodev", "mode=1777", format!("size={}", 32 << 20)]));
+        });
+    }
+
+    #[test]
+    fn mounts_that_cannot_work_are_named() {
+        let bind = |source: &str, target: &str| Mount::Bind { source: source.into(), target: target.into(), read_only: false };
+        assert_eq!(mount_fault(&bind("/a", "/b")), None);
+        assert!(mount_fault(&bind("a", "/b")).unwrap().contains("source"));
+        assert!(mount_fault(&bind("/a", "/b/../..")).unwrap().contains("target"));
+    }
+}

@@ -1,0 +1,126 @@
+//! Whether containers work on this host, proved by running one: the shim's own program in an otherwise empty file tree.
+
+use super::{cgroup::Layout, driver::Inner, shim::crun_said};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+};
+use std::{fs, io, path::Path, process::Command};
+use yun_drivers::{DriverError, ErrorKind, Result};
+
+/// crun refuses a host that has version 1 in use and controllers in version 2 as well. Those that nobody uses can be moved to version 1 by
+/// mounting them there, which changes nothing for anybody. Only `hugetlb` is ever moved: no other controller is known to be free of users.
+pub(super) fn unmix(layout: Layout) -> Result<Layout> {
+    let io = |e: io::Error| DriverError::io("read the host's cgroups", e);
+    let mixed = layout.mixed().map_err(io)?;
+    if mixed.is_empty() {
+        return Ok(layout);
+    }
+    if mixed == ["hugetlb"] {
+        move_hugetlb(&layout).map_err(|e| refuse(&mixed).with(e))?;
+    }
+    let layout = Layout::detect().map_err(io)?;
+    if layout.mixed().map_err(io)?.is_empty() { Ok(layout) } else { Err(refuse(&mixed)) }
+}
+
+fn refuse(mixed: &[String]) -> DriverError {
+    let names = mixed.join(" ");
+    let message = format!(
+        "crun cannot use this host's cgroups: version 1 is in use, but version 2 holds {names}. Boot with systemd.unified_cgroup_hierarchy=1, \
+         or mount each of them as version 1, as in: mkdir /sys/fs/cgroup/hugetlb && mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb"
+    );
+    DriverError::new(ErrorKind::Unavailable, "CgroupsMixed", message)
+}
+
+fn move_hugetlb(layout: &Layout) -> io::Result<()> {
+    let base = layout.v1.get("memory").and_then(|path| path.parent()).unwrap_or(Path::new("/sys/fs/cgroup"));
+    // Two clouds on one host may find out at the same time.
+    let _turn = Flock::lock(fs::File::open(base)?, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
+    if Layout::detect()?.v1.contains_key("hugetlb") {
+        return Ok(());
+    }
+    let target = base.join("hugetlb");
+    fs::create_dir_all(&target)?;
+    tracing::info!("mounting the hugetlb cgroup controller as version 1, because crun refuses a mixture with version 2");
+    mount(Some("cgroup"), &target, Some("cgroup"), MsFlags::empty(), Some("hugetlb"))?;
+    Ok(())
+}
+
+/// Runs a container to its end. Returns the runtime's name and version. Blocks for some 20 ms.
+pub(super) fn prove(inner: &Inner) -> Result<String> {
+    let version = version(&inner.options.runtime)?;
+    let io = |e: io::Error| DriverError::io("try a container", e);
+    let directory = tempfile::Builder::new().prefix("probe").tempdir_in(inner.host.run()).map_err(io)?;
+    let path = |name: &str| directory.path().join(name);
+    for name in ["layer", "upper", "work", "rootfs", "crun"] {
+        fs::create_dir(path(name)).map_err(io)?;
+    }
+    fs::copy(&inner.shim, path("layer/shim")).map_err(io)?;
+    let mounted = Tree::mount(directory.path()).map_err(|e| {
+        let message = "this host's kernel cannot mount overlayfs: load the overlay module, or put yun's root on ext4, xfs or btrfs";
+        DriverError::unavailable("OverlayMissing", message).with(e)
+    })?;
+    let id = format!("probe-{}", uuid::Uuid::new_v4().simple());
+    let cgroup = format!("/{}/{id}", inner.host.cgroup());
+    let config = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "process": {"terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["/shim", "enter", "/shim", "enter", "/none"], "cwd": "/", "noNewPrivileges": true},
+        "root": {"path": path("rootfs")},
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}],
+            "resources": {"pids": {"limit": 16}},
+        },
+    });
+    fs::write(path("config.json"), config.to_string()).map_err(io)?;
+    let mut command = Command::new(&inner.options.runtime);
+    command.arg("--root").arg(path("crun")).arg("--log").arg(path("log")).args(["--log-format", "json", "run", "--bundle"]);
+    let output = command.arg(directory.path()).arg(&id).output();
+    drop(mounted);
+    if let Some(layout) = inner.layout() {
+        // What crun leaves after a failure is ours by its name.
+        let _ = layout.group(&cgroup).remove();
+    }
+    // The program inside says that it cannot start what does not exist: so it ran.
+    match output.map_err(|e| runtime_missing(&inner.options.runtime, e))?.status.code() {
+        Some(127) => Ok(version),
+        code => {
+            let said = crun_said(&path("log"));
+            let message = format!("a container for trial does not run on this host ({version}, exit {code:?}): {said}");
+            Err(DriverError::unavailable("RuntimeBroken", message))
+        }
+    }
+}
+
+/// A mounted file tree that goes away with this value.
+struct Tree<'a>(&'a Path);
+
+impl<'a> Tree<'a> {
+    fn mount(directory: &'a Path) -> io::Result<Self> {
+        let part = |name: &str| directory.join(name).display().to_string();
+        let data = format!("lowerdir={},upperdir={},workdir={}", part("layer"), part("upper"), part("work"));
+        mount(Some("overlay"), &directory.join("rootfs"), Some("overlay"), MsFlags::empty(), Some(data.as_str()))?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Tree<'_> {
+    fn drop(&mut self) {
+        // If this fails the directory stays, too; the next probe makes its own.
+        let _ = nix::mount::umount2(&self.0.join("rootfs"), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+fn runtime_missing(runtime: &Path, e: io::Error) -> DriverError {
+    if e.kind() == io::ErrorKind::NotFound {
+        return DriverError::unavailable("RuntimeMissing", format!("{} is not installed: run apt-get install crun", runtime.display())).with(e);
+    }
+    DriverError::io(format!("start {}", runtime.display()), e)
+}
+
+fn version(runtime: &Path) -> Result<String> {
+    let output = Command::new(runtime).arg("--version").output().map_err(|e| runtime_missing(runtime, e))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // `crun version 1.8.1`
+    Ok(text.lines().next().unwrap_or("unknown").replace(" version ", " "))
+}

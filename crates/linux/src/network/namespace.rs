@@ -1,0 +1,102 @@
+//! Network namespaces of containers: made, wired and kept by a file, without starting a process.
+//!
+//! The namespace is born on a thread of its own, because the thread that makes one is inside it. A bind mount of the thread's namespace
+//! keeps it alive after the thread has ended. The thread holds a socket of the host from before and one from after: it wires both ends.
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{FsType, statfs},
+};
+use std::{
+    fs::File,
+    io,
+    net::Ipv4Addr,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    mac::Mac,
+    netlink::{self, Batch},
+};
+
+/// What the kernel says of files that are namespaces (`NSFS_MAGIC` of `linux/magic.h`).
+const NAMESPACE: FsType = FsType(0x6e73_6673);
+
+/// A container's connection.
+#[derive(Debug, Clone)]
+pub(super) struct Cable {
+    /// The file that keeps the namespace.
+    pub(super) path: PathBuf,
+    /// The host's end.
+    pub(super) interface: String,
+    /// What is written on it.
+    pub(super) alias: String,
+    /// The bridge that it is a port of.
+    pub(super) bridge: u32,
+    pub(super) mac: Mac,
+    pub(super) address: Ipv4Addr,
+    pub(super) prefix: u8,
+    pub(super) gateway: Ipv4Addr,
+    pub(super) mtu: u16,
+}
+
+/// True if the file keeps a namespace.
+pub(super) fn is_kept(path: &Path) -> bool {
+    statfs(path).is_ok_and(|s| s.filesystem_type() == NAMESPACE)
+}
+
+/// Makes the namespace, or enters the one that is kept, and wires it.
+pub(super) async fn connect(cable: Cable) -> io::Result<()> {
+    let (done, answer) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("yun-netns".to_owned()).spawn(move || {
+        // Nobody waits any more if the runtime is gone; the state file tells the next start.
+        let _ = done.send(wire(&cable));
+    })?;
+    answer.await.unwrap_or_else(|_| Err(io::Error::other("the thread that wires the namespace ended early")))
+}
+
+fn wire(cable: &Cable) -> io::Result<()> {
+    let host = netlink::open()?;
+    if is_kept(&cable.path) {
+        setns(File::open(&cable.path)?, CloneFlags::CLONE_NEWNET)?;
+    } else {
+        if let Some(parent) = cable.path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        File::create(&cable.path)?;
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        mount(Some("/proc/thread-self/ns/net"), &cable.path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    }
+    let here = File::open("/proc/thread-self/ns/net")?;
+    let mut outside = Batch::default();
+    outside
+        .delete_link(&cable.interface)
+        .add_cable(&cable.interface, cable.bridge, cable.mtu, cable.mac, here.as_raw_fd())
+        .set_link(&cable.interface, |link| link.alias(&*cable.alias))
+        .reflect(&cable.interface)
+        .add_neighbour(cable.bridge, cable.address, cable.mac);
+    outside.run(&host)?;
+    let eth0 = nix::net::if_::if_nametoindex("eth0")?;
+    let mut inside = Batch::default();
+    inside
+        .set_link("lo", LinkMessage::up)
+        .add_address(eth0, cable.address, cable.prefix)
+        .set_link("eth0", LinkMessage::up)
+        .add_default_route(cable.gateway);
+    inside.run(&netlink::open()?)
+}
+
+type LinkMessage = rtnetlink::LinkMessageBuilder<rtnetlink::LinkUnspec>;
+
+/// Lets the namespace go: it ends with its last process. Ok when nothing is there.
+pub(super) fn release(path: &Path) -> io::Result<()> {
+    if is_kept(path) {
+        umount2(path, MntFlags::MNT_DETACH)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

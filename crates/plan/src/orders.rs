@@ -1,0 +1,157 @@
+//! What a node is told: the difference between what it was told before and what is wanted now.
+//!
+//! Words: the *catalogue* is the set of contents that any image of the cloud names; a node keeps those and what its instances were made
+//! from. An instance leaves a node in two steps: it is told with `deleting` set, and it vanishes when the node has said that nothing is left.
+//! One that vanishes in any other way cannot be told by a change: the node gets a snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use yun_types::{
+    DesiredInstance, DesiredNetwork, Digest, DnsRecord, Instance, InstanceId, Network, NetworkId, Nic, NodeOrder,
+    instance_domain,
+};
+
+/// Everything that one node was told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    instances: BTreeMap<InstanceId, DesiredInstance>,
+    networks: BTreeMap<NetworkId, DesiredNetwork>,
+    catalogue: BTreeSet<Digest>,
+    images: BTreeSet<Digest>,
+}
+
+/// What may have changed. What is not mentioned is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changed {
+    /// Instances as this node should have them now; `None` for one that is none of this node's business (any more).
+    pub instances: BTreeMap<InstanceId, Option<DesiredInstance>>,
+    /// Networks as they are now; `None` for one that does not exist. Those that no instance of the node is in are left out by [`diff`].
+    pub networks: BTreeMap<NetworkId, Option<DesiredNetwork>>,
+    /// The whole catalogue, if it may have changed.
+    pub catalogue: Option<BTreeSet<Digest>>,
+}
+
+impl Told {
+    /// All of it in one order.
+    pub fn snapshot(&self) -> NodeOrder {
+        NodeOrder::Snapshot {
+            instances: self.instances.values().cloned().collect(),
+            networks: self.networks.values().cloned().collect(),
+            images: self.images.iter().cloned().collect(),
+        }
+    }
+
+    /// The networks that the node's instances are in.
+    pub fn networks_in_use(&self) -> BTreeSet<NetworkId> {
+        self.instances.values().map(|instance| instance.nic.network).collect()
+    }
+
+    /// What the node was told of an instance.
+    pub fn instance(&self, id: InstanceId) -> Option<&DesiredInstance> {
+        self.instances.get(&id)
+    }
+}
+
+/// The orders that bring a node from what it was told to what is wanted; `told` is brought there too. Networks come before the instances in
+/// them, and go after them. `changed` must bring each network that an instance in it needs and that the node was not told of.
+pub fn diff(told: &mut Told, changed: Changed) -> Vec<NodeOrder> {
+    let mut instances = Vec::new();
+    let mut vanished = false;
+    for (id, now) in changed.instances {
+        match now {
+            Some(now) => {
+                if told.instances.get(&id).is_none_or(|before| !same(before, &now)) {
+                    instances.push(NodeOrder::Instance(Box::new(now.clone())));
+                }
+                told.instances.insert(id, now);
+            }
+            None => vanished |= told.instances.remove(&id).is_some_and(|before| !before.deleting),
+        }
+    }
+    let mut orders = networks(told, changed.networks);
+    orders.append(&mut instances);
+    orders.extend(unused_networks(told));
+    if let Some(catalogue) = changed.catalogue {
+        told.catalogue = catalogue;
+    }
+    orders.extend(unused_images(told));
+    if vanished { vec![told.snapshot()] } else { orders }
+}
+
+/// Whether the node would do the same for both. The counters are the node's own reports, come back.
+fn same(before: &DesiredInstance, now: &DesiredInstance) -> bool {
+    let counted = DesiredInstance { restarts: before.restarts, restart_count: before.restart_count, ..now.clone() };
+    *before == counted
+}
+
+fn networks(told: &mut Told, changed: BTreeMap<NetworkId, Option<DesiredNetwork>>) -> Vec<NodeOrder> {
+    let in_use = told.networks_in_use();
+    let mut orders = Vec::new();
+    for (id, now) in changed {
+        let Some(now) = now.filter(|_| in_use.contains(&id)) else { continue };
+        if told.networks.get(&id) != Some(&now) {
+            orders.push(NodeOrder::Network(now.clone()));
+            told.networks.insert(id, now);
+        }
+    }
+    orders
+}
+
+fn unused_networks(told: &mut Told) -> Vec<NodeOrder> {
+    let in_use = told.networks_in_use();
+    let gone: Vec<NetworkId> = told.networks.keys().copied().filter(|id| !in_use.contains(id)).collect();
+    for id in &gone {
+        told.networks.remove(id);
+    }
+    gone.into_iter().map(|id| NodeOrder::NetworkGone { id }).collect()
+}
+
+fn unused_images(told: &mut Told) -> Vec<NodeOrder> {
+    let pins = told.instances.values().map(|instance| instance.image.digest.clone());
+    let needed: BTreeSet<Digest> = told.catalogue.iter().cloned().chain(pins).collect();
+    let gone = told.images.difference(&needed).cloned().map(|digest| NodeOrder::ImageGone { digest }).collect();
+    told.images = needed;
+    gone
+}
+
+/// An instance as its node should have it. `None` as long as it has no node.
+pub fn desired_instance(instance: &Instance, network: NetworkId) -> Option<DesiredInstance> {
+    let (metadata, spec, status) = (&instance.metadata, &instance.spec, &instance.status);
+    status.node?;
+    Some(DesiredInstance {
+        id: InstanceId(metadata.id),
+        name: metadata.name.clone(),
+        project: metadata.project.clone()?,
+        kind: spec.kind?,
+        generation: metadata.generation,
+        fence: status.fence,
+        spec: spec.clone(),
+        image: status.image.clone()?,
+        nic: Nic { network, address: status.address?, mac: status.mac.clone()?, publish: spec.publish.clone() },
+        deleting: metadata.deleting.is_some(),
+        restarts: status.restarts,
+        restart_count: status.restart_count,
+    })
+}
+
+/// A network as nodes should have it, with the names of its instances.
+pub fn desired_network<'a>(
+    network: &Network,
+    instances: impl IntoIterator<Item = &'a Instance>,
+) -> Option<DesiredNetwork> {
+    let project = network.metadata.project.clone()?;
+    let mut records: Vec<DnsRecord> = instances
+        .into_iter()
+        .filter(|instance| instance.metadata.deleting.is_none() && instance.metadata.project.as_ref() == Some(&project))
+        .filter_map(|instance| {
+            Some(DnsRecord {
+                name: instance_domain(&instance.metadata.name, &project),
+                address: instance.status.address?,
+            })
+        })
+        .collect();
+    records.sort();
+    Some(DesiredNetwork { id: NetworkId(network.metadata.id), project, spec: network.spec.clone(), records })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,36 @@
+//! The score of a node that fits. Integers only, so that every machine comes to the same answer.
+//!
+//! Each *fit* term says how full the node will be in one dimension, in thousandths. *balance* takes away points from a node whose CPU and
+//! memory would be used up unevenly, since what is left of one without the other is of no use to anybody.
+
+use super::NodeView;
+use crate::amount::{self, Dimension};
+use yun_types::{NodeId, ScoreTerm, ScoredNode, Size};
+
+pub(super) fn score(node: &NodeView, size: Size) -> ScoredNode {
+    let after = amount::add(node.reserved, size);
+    let held = Size { cpu: after.cpu, memory: after.memory, disk: after.disk };
+    let fill = Dimension::ALL.map(|dimension| thousandths(dimension.of(held), dimension.of(node.capacity)));
+    let mut terms: Vec<ScoreTerm> = Dimension::ALL
+        .iter()
+        .zip(fill)
+        .map(|(dimension, value)| ScoreTerm { name: format!("{} fit", dimension.name()), value })
+        .collect();
+    terms.push(ScoreTerm { name: "balance".into(), value: -(fill[0] - fill[1]).abs() / 2 });
+    ScoredNode { node: node.name.clone(), score: terms.iter().map(|term| term.value).sum(), terms }
+}
+
+fn thousandths(part: u64, whole: u64) -> i64 {
+    if whole == 0 {
+        return 1000;
+    }
+    i64::try_from(u128::from(part) * 1000 / u128::from(whole)).unwrap_or(i64::MAX).min(1000)
+}
+
+/// Decides between equal scores: a fixed order of nodes that has nothing to do with their names or ages, so that no node is always first.
+pub(super) fn rank(node: NodeId) -> u64 {
+    let bits = node.0.as_u128();
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+    let (low, high) = (bits as u64, (bits >> 64) as u64);
+    crate::mix(low ^ crate::mix(high))
+}

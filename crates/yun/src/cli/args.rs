@@ -1,0 +1,699 @@
+//! The command line: every command, flag and example. It parses and does nothing else.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
+use clap_complete::engine::ArgValueCompleter;
+use std::path::PathBuf;
+use yun_types::{ImageFormat, Name, PublishedPort, RecipeBase, RestartPolicy, Role, Size};
+
+use super::complete;
+
+const STYLES: styling::Styles = styling::Styles::styled()
+    .header(styling::AnsiColor::Green.on_default().bold())
+    .usage(styling::AnsiColor::Green.on_default().bold())
+    .literal(styling::AnsiColor::Cyan.on_default());
+
+/// yun turns Linux machines into a cloud: VMs and containers from one pool, under one API.
+#[derive(Debug, Parser)]
+#[command(name = "yun", version, styles = STYLES, propagate_version = true, arg_required_else_help = true, max_term_width = 110,
+    after_help = "Start here:\n  yun up                              start the cloud on this machine\n  yun image build small-vm small      make a VM image from Debian packages\n  yun launch small vm1                launch a VM from it\n  yun ssh vm1                         log in\n\nyun COMMAND --help shows examples for each command.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The server, as in https://127.0.0.1:7443
+    #[arg(long, global = true, env = "YUN_HOST", help_heading = "Connection")]
+    pub(crate) host: Option<String>,
+    /// The token to show it (better in the environment or a context than on the command line)
+    #[arg(long, global = true, env = "YUN_TOKEN", hide_env_values = true, help_heading = "Connection")]
+    pub(crate) token: Option<String>,
+    /// The context to use instead of the current one
+    #[arg(long, global = true, env = "YUN_CONTEXT", help_heading = "Connection")]
+    pub(crate) context: Option<String>,
+    /// The file that contexts are kept in [default: ~/.config/yun/config.toml]
+    #[arg(long, global = true, env = "YUN_CONFIG", help_heading = "Connection")]
+    pub(crate) config: Option<PathBuf>,
+    /// The project [default: that of the context, else "default"]
+    #[arg(long, short = 'p', global = true, env = "YUN_PROJECT", help_heading = "Connection")]
+    pub(crate) project: Option<Name>,
+    /// How to print
+    #[arg(long, short = 'o', global = true, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+    /// Print less
+    #[arg(long, short = 'q', global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// Output formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people
+    Table,
+    /// More columns
+    Wide,
+    /// JSON, as the API has it
+    Json,
+    /// YAML
+    Yaml,
+    /// Names only, one a line
+    Name,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the cloud on this machine, or find it running
+    #[command(after_help = "Examples:\n  yun up\n  yun up --root /srv/cloud2 --listen 127.0.0.1:0")]
+    Up(UpArgs),
+    /// Stop the cloud on this machine and everything that it runs; nothing is left behind but its data
+    Down(RootArgs),
+    /// Tell whether the cloud on this machine runs, and what is in it
+    Status(RootArgs),
+    /// Run the server in the foreground (what `up` starts)
+    #[command(hide = true)]
+    Server(UpArgs),
+    /// Create and start an instance
+    #[command(after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch debian-vm box --user-data cloud.yaml --detach")]
+    Launch(Box<LaunchArgs>),
+    /// List instances
+    Ls(LsArgs),
+    /// Show an instance in full
+    Show(OneInstance),
+    /// Start instances
+    Start(ManyInstances),
+    /// Stop instances; their disks stay
+    Stop(StopArgs),
+    /// Stop and start instances
+    Restart(StopArgs),
+    /// Freeze instances in memory
+    Pause(ManyInstances),
+    /// Let frozen instances go on
+    Resume(ManyInstances),
+    /// Remove instances and their disks
+    #[command(visible_alias = "delete", after_help = "Examples:\n  yun rm web\n  yun rm -f web vm1      also when they run")]
+    Rm(RmArgs),
+    /// Change an instance
+    #[command(after_help = "Examples:\n  yun set web --size cpu:2,memory:1G,disk:2G\n  yun set web --publish 8081:80 --restart never")]
+    Set(SetArgs),
+    /// Run a command in a container
+    #[command(after_help = "Examples:\n  yun exec web -- ls -l /\n  yun exec -it web -- sh")]
+    Exec(ExecArgs),
+    /// Log in to an instance by SSH; what follows `--` goes to ssh or is run there
+    #[command(after_help = "Examples:\n  yun ssh vm1\n  yun ssh vm1 -- uname -a\n  yun ssh --user debian box")]
+    Ssh(SshArgs),
+    /// Open the serial console of a VM (leave with Ctrl-a q)
+    Console(OneInstance),
+    /// Print what an instance wrote
+    #[command(after_help = "Examples:\n  yun logs web --tail 20\n  yun logs -f web --since 10m")]
+    Logs(LogsArgs),
+    /// Print what happened
+    #[command(after_help = "Examples:\n  yun events -f\n  yun events --object web --tail 50")]
+    Events(EventsArgs),
+    /// Say why something is as it is
+    #[command(after_help = "Examples:\n  yun explain instance web")]
+    Explain(ExplainArgs),
+    /// Images: what instances start from
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Nodes: the machines of the pool
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Projects: the tenants
+    #[command(subcommand)]
+    Project(ProjectCommand),
+    /// Tokens: who may do what
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Operations: long work
+    #[command(subcommand, visible_alias = "op")]
+    Operation(OperationCommand),
+    /// Contexts: which cloud this command line talks to
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print who changed what
+    Audit(AuditArgs),
+    /// Print the server's background work
+    Tasks,
+    /// Print a script that completes commands and live names
+    #[command(after_help = "Examples:\n  source <(yun completion bash)\n  yun completion zsh > ~/.zfunc/_yun\n  yun completion fish > ~/.config/fish/completions/yun.fish")]
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Check this machine, and say how to mend what is wrong
+    Doctor(RootArgs),
+    /// Connect standard input and output to a port of an instance (for ssh's ProxyCommand)
+    Dial {
+        /// The instance
+        #[arg(add = ArgValueCompleter::new(complete::instances))]
+        instance: String,
+        /// The TCP port inside
+        port: u16,
+    },
+}
+
+/// Shells that completion knows.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RootArgs {
+    /// Keep everything under this directory instead of / (several clouds on one machine)
+    #[arg(long, default_value = "/", env = "YUN_ROOT")]
+    pub(crate) root: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) root: RootArgs,
+    /// Listen here instead of where the configuration says; port 0 takes a free one
+    #[arg(long)]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// Start a daemon even where systemd runs
+    #[arg(long)]
+    pub(crate) no_systemd: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LaunchArgs {
+    /// The image (yun image ls)
+    #[arg(add = ArgValueCompleter::new(complete::images))]
+    pub(crate) image: String,
+    /// The instance's name [default: the image's name and a number]
+    pub(crate) name: Option<Name>,
+    /// What it gets
+    #[arg(long, short = 's')]
+    pub(crate) size: Option<Size>,
+    /// Lead a port of the host to it: HOST:GUEST, also ADDRESS:HOST:GUEST and /udp
+    #[arg(long, value_name = "PORT")]
+    pub(crate) publish: Vec<PublishedPort>,
+    /// What happens when it ends by itself: never, on-failure, on-failure:N, always
+    #[arg(long)]
+    pub(crate) restart: Option<RestartPolicy>,
+    /// Free words, as in tier=web
+    #[arg(long, short = 'l', value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// The node to run on
+    #[arg(long, add = ArgValueCompleter::new(complete::nodes))]
+    pub(crate) node: Option<Name>,
+    /// Return at once with the operation's id
+    #[arg(long, short = 'd')]
+    pub(crate) detach: bool,
+    /// Seconds to wait at most
+    #[arg(long, default_value = "300", value_name = "SECONDS")]
+    pub(crate) wait: u64,
+    #[command(flatten)]
+    pub(crate) vm: VmArgs,
+    #[command(flatten)]
+    pub(crate) container: ContainerArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "VMs")]
+pub(crate) struct VmArgs {
+    /// A public key that may log in (a file, or the key itself) [default: your own in ~/.ssh, and that of yun ssh]
+    #[arg(long, value_name = "FILE|KEY")]
+    pub(crate) ssh_key: Vec<String>,
+    /// cloud-init user data
+    #[arg(long, value_name = "FILE")]
+    pub(crate) user_data: Option<PathBuf>,
+    /// Seconds until a guest that does not answer counts as failed
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) boot_timeout: Option<u32>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Containers")]
+pub(crate) struct ContainerArgs {
+    /// An environment variable; the value of yours if only the name is given
+    #[arg(long, short = 'e', value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Environment variables from a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Replaces the image's entrypoint
+    #[arg(long)]
+    pub(crate) entrypoint: Option<String>,
+    /// user, user:group, uid or uid:gid
+    #[arg(long, short = 'u')]
+    pub(crate) user: Option<String>,
+    /// The working directory
+    #[arg(long, short = 'w')]
+    pub(crate) workdir: Option<String>,
+    /// The signal that asks it to end
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<String>,
+    /// The most processes
+    #[arg(long)]
+    pub(crate) pids: Option<u32>,
+    /// Give it a terminal
+    #[arg(long, short = 't')]
+    pub(crate) tty: bool,
+    /// A directory of the host: SOURCE:TARGET[:ro] (administrators only)
+    #[arg(long, short = 'v', value_name = "MOUNT")]
+    pub(crate) mount: Vec<String>,
+    /// Memory that goes away with it: TARGET[:SIZE]
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) tmpfs: Vec<String>,
+    /// What to run instead of the image's command
+    #[arg(last = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LsArgs {
+    /// Those of all projects
+    #[arg(long, short = 'A')]
+    pub(crate) all_projects: bool,
+    /// Only with these labels
+    #[arg(long, short = 'l')]
+    pub(crate) label: Option<String>,
+    /// Go on with changes
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OneInstance {
+    /// Its name or id
+    #[arg(add = ArgValueCompleter::new(complete::instances))]
+    pub(crate) instance: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ManyInstances {
+    /// Names or ids
+    #[arg(required = true, add = ArgValueCompleter::new(complete::instances))]
+    pub(crate) instances: Vec<String>,
+    /// Return at once with the operations' ids
+    #[arg(long, short = 'd')]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) many: ManyInstances,
+    /// Seconds between the polite request and the end
+    #[arg(long, short = 't')]
+    pub(crate) timeout: Option<u32>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RmArgs {
+    #[command(flatten)]
+    pub(crate) many: ManyInstances,
+    /// Also when they run
+    #[arg(long, short = 'f')]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SetArgs {
+    /// Its name or id
+    #[arg(add = ArgValueCompleter::new(complete::instances))]
+    pub(crate) instance: String,
+    /// What it gets
+    #[arg(long, short = 's')]
+    pub(crate) size: Option<Size>,
+    /// Its published ports, all of them ("none" for none)
+    #[arg(long, value_name = "PORT")]
+    pub(crate) publish: Vec<String>,
+    /// What happens when it ends by itself
+    #[arg(long)]
+    pub(crate) restart: Option<RestartPolicy>,
+    /// Adds or replaces labels (KEY- removes one)
+    #[arg(long, short = 'l', value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Adds or replaces environment variables (NAME- removes one)
+    #[arg(long, short = 'e', value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Return at once with the operation's id
+    #[arg(long, short = 'd')]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExecArgs {
+    /// Its name or id
+    #[arg(add = ArgValueCompleter::new(complete::instances))]
+    pub(crate) instance: String,
+    /// Pass standard input on
+    #[arg(long, short = 'i')]
+    pub(crate) interactive: bool,
+    /// Give it a terminal
+    #[arg(long, short = 't')]
+    pub(crate) tty: bool,
+    /// An environment variable
+    #[arg(long, short = 'e', value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Instead of the container's user
+    #[arg(long, short = 'u')]
+    pub(crate) user: Option<String>,
+    /// Instead of the container's working directory
+    #[arg(long, short = 'w')]
+    pub(crate) workdir: Option<String>,
+    /// What to run
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SshArgs {
+    /// Its name or id
+    #[arg(add = ArgValueCompleter::new(complete::instances))]
+    pub(crate) instance: String,
+    /// The user to log in as
+    #[arg(long, short = 'l', default_value = "root")]
+    pub(crate) user: String,
+    /// The port of its SSH server
+    #[arg(long, default_value = "22")]
+    pub(crate) port: u16,
+    /// Try for so many seconds, while it boots
+    #[arg(long, default_value = "60", value_name = "SECONDS")]
+    pub(crate) wait: u64,
+    /// For ssh: its own flags, then what to run
+    #[arg(last = true)]
+    pub(crate) rest: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogsArgs {
+    /// Its name or id
+    #[arg(add = ArgValueCompleter::new(complete::instances))]
+    pub(crate) instance: String,
+    /// Go on with new lines
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+    /// Only the last so many lines
+    #[arg(long, short = 'n')]
+    pub(crate) tail: Option<u64>,
+    /// Only lines since then: 10m, 2h, 1d, or a time as in 2026-01-31T12:00:00Z
+    #[arg(long)]
+    pub(crate) since: Option<String>,
+    /// Print the time of each line
+    #[arg(long, short = 't')]
+    pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with new events
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+    /// Only of this object
+    #[arg(long)]
+    pub(crate) object: Option<String>,
+    /// The last so many
+    #[arg(long, short = 'n', default_value = "50")]
+    pub(crate) tail: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AuditArgs {
+    /// The last so many
+    #[arg(long, short = 'n', default_value = "50")]
+    pub(crate) tail: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExplainArgs {
+    /// What kind of thing
+    #[arg(value_enum)]
+    pub(crate) kind: Explainable,
+    /// Its name or id
+    #[arg(add = ArgValueCompleter::new(complete::instances))]
+    pub(crate) name: String,
+}
+
+/// What `explain` knows.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Explainable {
+    /// Why an instance is where it is, or waits
+    Instance,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List images
+    Ls,
+    /// Show an image in full
+    Show {
+        /// Its name, or the start of its digest
+        #[arg(add = ArgValueCompleter::new(complete::images))]
+        image: String,
+    },
+    /// Make an image from Debian packages
+    #[command(after_help = "Examples:\n  yun image build small-vm small\n  yun image build debian-vm deb12 --suite bookworm\n  yun image build debian web --packages nginx-light -- nginx -g 'daemon off;'")]
+    Build(BuildArgs),
+    /// Take an image in: a file, a URL, or - for standard input
+    #[command(after_help = "Examples:\n  yun image import deb13 debian-13-generic-amd64.qcow2 --checksum sha256:...\n  yun image import app app-oci.tar --format oci-layout\n  skopeo copy docker://alpine oci-archive:/dev/stdout | yun image import alpine -")]
+    Import(ImportArgs),
+    /// Read an image's content again and compare it with its digest
+    Verify {
+        /// Its name, or the start of its digest
+        #[arg(add = ArgValueCompleter::new(complete::images))]
+        image: String,
+    },
+    /// Remove images that no instance uses
+    Rm {
+        /// Names, or starts of digests
+        #[arg(required = true, add = ArgValueCompleter::new(complete::images))]
+        images: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BuildArgs {
+    /// What to make: small-vm, debian-vm, busybox or debian
+    #[arg(value_parser = parse_base)]
+    pub(crate) base: RecipeBase,
+    /// The image's name [default: that of what is made]
+    pub(crate) name: Option<Name>,
+    /// More Debian packages
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) packages: Vec<String>,
+    /// The Debian release [default: the node's]
+    #[arg(long)]
+    pub(crate) suite: Option<String>,
+    /// Containers: the entrypoint to record
+    #[arg(long)]
+    pub(crate) entrypoint: Option<String>,
+    /// Return at once with the operation's id
+    #[arg(long, short = 'd')]
+    pub(crate) detach: bool,
+    /// Containers: the command to record
+    #[arg(last = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImportArgs {
+    /// The image's name
+    pub(crate) name: Name,
+    /// A file, a URL, or - for standard input
+    pub(crate) source: String,
+    /// The format: qcow2, raw, rootfs, oci-layout or docker-archive [default: found out]
+    #[arg(long, value_parser = parse_format)]
+    pub(crate) format: Option<ImageFormat>,
+    /// What the bytes must hash to, as in sha256:...
+    #[arg(long)]
+    pub(crate) checksum: Option<yun_types::Digest>,
+    /// Root file systems: the entrypoint to record
+    #[arg(long)]
+    pub(crate) entrypoint: Option<String>,
+    /// Return at once with the operation's id (URLs only)
+    #[arg(long, short = 'd')]
+    pub(crate) detach: bool,
+    /// Root file systems: the command to record
+    #[arg(last = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List nodes
+    Ls,
+    /// Show a node in full
+    Show {
+        /// Its name or id [default: the only one]
+        #[arg(add = ArgValueCompleter::new(complete::nodes))]
+        node: Option<String>,
+    },
+    /// Place nothing new on a node
+    Cordon {
+        /// Its name or id
+        #[arg(add = ArgValueCompleter::new(complete::nodes))]
+        node: String,
+    },
+    /// Place on a node again
+    Uncordon {
+        /// Its name or id
+        #[arg(add = ArgValueCompleter::new(complete::nodes))]
+        node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// List networks
+    Ls,
+    /// Show a network in full
+    Show {
+        /// Its name or id
+        #[arg(default_value = "default")]
+        network: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectCommand {
+    /// List projects
+    Ls,
+    /// Show a project in full
+    Show {
+        /// Its name
+        #[arg(add = ArgValueCompleter::new(complete::projects))]
+        name: Name,
+    },
+    /// Create a project
+    #[command(after_help = "Examples:\n  yun project create lab --quota cpu=8,memory=16G,instances=20")]
+    Create {
+        /// Its name
+        name: Name,
+        /// For people
+        #[arg(long)]
+        description: Option<String>,
+        /// The most it may hold, as in cpu=8,memory=16G,disk=100G,instances=20
+        #[arg(long)]
+        quota: Option<String>,
+    },
+    /// Change a project's quota
+    Quota {
+        /// Its name
+        #[arg(add = ArgValueCompleter::new(complete::projects))]
+        name: Name,
+        /// The most it may hold, as in cpu=8,memory=16G; "none" for no limit
+        quota: String,
+    },
+    /// Remove projects that own nothing
+    Rm {
+        /// Names
+        #[arg(required = true, add = ArgValueCompleter::new(complete::projects))]
+        names: Vec<Name>,
+    },
+    /// Make a project the context's own
+    Use {
+        /// Its name
+        #[arg(add = ArgValueCompleter::new(complete::projects))]
+        name: Name,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// List tokens, without their secrets
+    Ls,
+    /// Create a token and print its secret, once
+    #[command(after_help = "Examples:\n  yun token create ci --role editor --in lab --expires 30d\n  yun token create ops --cloud-role viewer")]
+    Create {
+        /// Its name
+        name: Name,
+        /// The role in the projects that --in names, or in the context's
+        #[arg(long)]
+        role: Option<Role>,
+        /// A project that the role is for
+        #[arg(long = "in", value_name = "PROJECT")]
+        projects: Vec<Name>,
+        /// The role in the whole cloud
+        #[arg(long)]
+        cloud_role: Option<Role>,
+        /// When it stops being valid: 12h, 30d, or a time
+        #[arg(long)]
+        expires: Option<String>,
+    },
+    /// Revoke tokens: they stop working at once
+    Rm {
+        /// Names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
+    /// Say who this command line is to the server
+    Whoami,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationCommand {
+    /// List operations, newest first
+    Ls,
+    /// Show an operation in full
+    Show {
+        /// Its id
+        id: uuid::Uuid,
+    },
+    /// Follow an operation to its end
+    Wait {
+        /// Its id
+        id: uuid::Uuid,
+        /// Seconds to wait at most
+        #[arg(long, default_value = "300")]
+        timeout: u64,
+    },
+    /// Take an operation back
+    Cancel {
+        /// Its id
+        id: uuid::Uuid,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// List contexts
+    Ls,
+    /// Print the current context, without its token
+    Show,
+    /// Add or change a context
+    #[command(after_help = "Examples:\n  yun config set lab --host https://lab:7443 --ca lab-ca.pem --token-file token.txt")]
+    Set {
+        /// Its name
+        name: String,
+        /// The file with the server's certificate authority
+        #[arg(long)]
+        ca: Option<PathBuf>,
+        /// A file with the token (- for standard input)
+        #[arg(long)]
+        token_file: Option<PathBuf>,
+    },
+    /// Make a context the current one
+    Use {
+        /// Its name
+        name: String,
+    },
+    /// Forget a context
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+fn parse_base(text: &str) -> Result<RecipeBase, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| format!("{text:?} is not a recipe: use small-vm, debian-vm, busybox or debian"))
+}
+
+fn parse_format(text: &str) -> Result<ImageFormat, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| format!("{text:?} is not a format: use qcow2, raw, rootfs, oci-layout or docker-archive"))
+}

@@ -1,0 +1,123 @@
+//! `yun launch`: from flags to an instance that runs.
+
+use anyhow::{Context as _, Result};
+use std::time::{Duration, Instant};
+use yun_api::cloud::InstanceCreate;
+use yun_types::{ContainerOptions, Instance, InstanceKind, InstanceSpec, Name, Power, VmOptions};
+
+use super::{
+    Code,
+    args::{ContainerArgs, Format, LaunchArgs, VmArgs},
+    connect::{Cloud, Explained},
+    follow::follow,
+    keys, output, words,
+};
+
+/// Creates and starts an instance.
+pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
+    let begun = Instant::now();
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => invented(&args.image)?,
+    };
+    let vm = vm_options(&args.vm).await?;
+    let limit = Duration::from_secs(args.wait);
+    let detach = args.detach;
+    let body = InstanceCreate {
+        name: name.clone(),
+        labels: words::labels(&args.label)?,
+        spec: InstanceSpec {
+            kind: None,
+            image: args.image,
+            size: args.size.unwrap_or_default(),
+            power: Power::Running,
+            restart: args.restart.unwrap_or_default(),
+            restart_count: 0,
+            publish: args.publish,
+            node: args.node,
+            stop_timeout: None,
+            container: container_options(args.container)?,
+            vm,
+        },
+    };
+    // A key of our own makes it safe for the HTTP client to send the request again after a broken connection.
+    let key = format!("launch-{}", uuid::Uuid::new_v4());
+    let request = cloud.client.instance_create().project(cloud.project.clone()).idempotency_key(key).body(body);
+    let operation = request.send().await.explained()?;
+    if detach {
+        output::print_line(&operation.metadata.id.to_string())?;
+        return Ok(0);
+    }
+    follow(cloud, operation, limit).await?;
+    let instance = cloud.client.instance_get().project(cloud.project.clone()).instance(name).send().await.explained()?;
+    report(cloud, &instance, begun.elapsed())?;
+    Ok(0)
+}
+
+fn report(cloud: &Cloud, instance: &Instance, took: Duration) -> Result<()> {
+    let name = &instance.metadata.name;
+    if !matches!(cloud.output, Format::Table | Format::Wide) {
+        return output::object(instance, cloud.output, name.as_str());
+    }
+    if cloud.quiet {
+        return output::print_line(name.as_str());
+    }
+    let kind = instance.spec.kind.map_or_else(String::new, |k| k.to_string());
+    let address = instance.status.address.map(|a| format!(" at {a}")).unwrap_or_default();
+    let ports: Vec<String> = instance.spec.publish.iter().map(|p| format!(", port {} of the host leads to its {}", p.host, p.guest)).collect();
+    output::print_line(&format!("{kind} {name} {}{address}{} ({:.2}s)", instance.status.state, ports.concat(), took.as_secs_f64()))?;
+    match instance.spec.kind {
+        Some(InstanceKind::Vm) => {
+            if instance.status.accel.as_deref() == Some("tcg") {
+                eprintln!("this machine cannot run VMs by its processor, so {name} is emulated and slow (yun node show says why)");
+            }
+            eprintln!("log in with: yun ssh {name}");
+        }
+        _ => eprintln!("look inside with: yun exec -it {name} -- sh"),
+    }
+    Ok(())
+}
+
+/// A name that says what it is: the image's and four random letters.
+fn invented(image: &str) -> Result<Name> {
+    let stem: String = image.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').take(40).collect();
+    let stem = stem.trim_matches('-').trim_start_matches(|c: char| c.is_ascii_digit());
+    let stem = if stem.is_empty() { "instance" } else { stem };
+    let letters: String = (0..4).map(|_| char::from(b'a' + rand::random_range(0..26u8))).collect();
+    Ok(format!("{stem}-{letters}").replace("--", "-").parse()?)
+}
+
+async fn vm_options(args: &VmArgs) -> Result<VmOptions> {
+    let user_data = match &args.user_data {
+        Some(file) => Some(std::fs::read_to_string(file).with_context(|| format!("cannot read the user data {}", file.display()))?),
+        None => None,
+    };
+    Ok(VmOptions { ssh_keys: keys::authorized(&args.ssh_key, &keys::directory()).await?, user_data, boot_timeout: args.boot_timeout })
+}
+
+fn container_options(args: ContainerArgs) -> Result<ContainerOptions> {
+    let mounts = args.mount.iter().map(|m| words::bind(m)).chain(args.tmpfs.iter().map(|t| words::tmpfs(t))).collect::<Result<_>>()?;
+    Ok(ContainerOptions {
+        entrypoint: args.entrypoint.map(|e| vec![e]),
+        command: (!args.command.is_empty()).then_some(args.command),
+        env: words::environment(&args.env, &args.env_file)?,
+        user: args.user,
+        workdir: args.workdir,
+        stop_signal: args.stop_signal,
+        pids: args.pids,
+        tty: args.tty,
+        mounts,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invented_names_are_names_whatever_the_image_is_called() {
+        for image in ["small", "debian-12", "sha256:0123", "9front", "--", "Ä", &"x".repeat(200)] {
+            invented(image).unwrap();
+        }
+    }
+}

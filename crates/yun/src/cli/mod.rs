@@ -1,0 +1,71 @@
+//! The command line: parses, calls the API, prints. It decides nothing that the server should decide.
+
+pub(crate) mod args;
+mod complete;
+mod connect;
+pub(crate) mod context;
+mod events;
+mod follow;
+mod image;
+mod instance;
+mod keys;
+mod launch;
+mod output;
+mod session;
+mod settings;
+mod terminal;
+mod view;
+mod words;
+
+use anyhow::Result;
+use args::{Cli, Command};
+pub(crate) use connect::{ExitCode, Refused, client, install_crypto};
+pub(crate) use follow::line;
+
+/// The exit code of a program that ran inside and ended with this one, or 0.
+pub(crate) type Code = u8;
+
+/// Carries out a command that talks to a server.
+pub(crate) async fn run(cli: Cli) -> Result<Code> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Config(command) => settings::config(global, command),
+        Command::Project(args::ProjectCommand::Use { name }) => settings::use_project(global, name).await,
+        Command::Completion { shell } => settings::completion(shell),
+        command => on_cloud(connect::Cloud::connect(global)?, command).await,
+    }
+}
+
+async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
+    let cloud = &cloud;
+    match command {
+        Command::Launch(args) => launch::launch(cloud, *args).await,
+        Command::Ls(args) => instance::ls(cloud, args).await,
+        Command::Show(args) => instance::show(cloud, &args.instance).await,
+        Command::Start(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Start, None).await,
+        Command::Stop(args) => instance::act(cloud, args.many, yun_api::cloud::InstanceAction::Stop, args.timeout).await,
+        Command::Restart(args) => instance::act(cloud, args.many, yun_api::cloud::InstanceAction::Restart, args.timeout).await,
+        Command::Pause(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Pause, None).await,
+        Command::Resume(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Resume, None).await,
+        Command::Rm(args) => instance::rm(cloud, args).await,
+        Command::Set(args) => instance::set(cloud, args).await,
+        Command::Explain(args) => instance::explain(cloud, &args.name).await,
+        Command::Exec(args) => session::exec(cloud, args).await,
+        Command::Ssh(args) => session::ssh(cloud, args).await,
+        Command::Console(args) => session::console(cloud, &args.instance).await,
+        Command::Dial { instance, port } => session::dial(cloud, &instance, port).await,
+        Command::Logs(args) => events::logs(cloud, args).await,
+        Command::Events(args) => events::events(cloud, args).await,
+        Command::Audit(args) => events::audit(cloud, args.tail).await,
+        Command::Tasks => events::tasks(cloud).await,
+        Command::Image(command) => image::run(cloud, command).await,
+        Command::Node(command) => settings::node(cloud, command).await,
+        Command::Network(command) => settings::network(cloud, command).await,
+        Command::Project(command) => settings::project(cloud, command).await,
+        Command::Token(command) => settings::token(cloud, command).await,
+        Command::Operation(command) => settings::operation(cloud, command).await,
+        Command::Up(_) | Command::Down(_) | Command::Status(_) | Command::Server(_) | Command::Doctor(_) | Command::Config(_) | Command::Completion { .. } => {
+            unreachable!("carried out before a connection is needed")
+        }
+    }
+}

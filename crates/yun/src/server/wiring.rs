@@ -1,0 +1,139 @@
+//! The parts, wired together: the only place that knows all of them.
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use yun_agent::{Agent, AgentConfig, AgentHandle, Drivers, Inventory};
+use yun_control::{ControlConfig, core::Control, node::LocalLink};
+use yun_engine::{
+    clock::{Clock, SystemClock},
+    tasks::Tasks,
+};
+use yun_linux::{
+    container::ContainerDriver,
+    host::{
+        Host,
+        inventory::{UsageMeter, inventory},
+    },
+    image::LinuxImages,
+    network::LinuxNetwork,
+    vm::{AccelChoice, VmDriver, VmDriverOptions},
+};
+use yun_store::{Options, SqliteStore, Store};
+use yun_types::{NodeFacts, NodeUsage};
+
+use super::config::{self, Config};
+use crate::cli::context::{Context, Contexts, admin_file};
+
+/// How long parts may take to let go of what they hold.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A cloud that runs in this process.
+#[derive(Debug)]
+pub(crate) struct Cloud {
+    /// Where the API listens.
+    pub(crate) address: SocketAddr,
+    running: yun_control::Running,
+    agent: AgentHandle,
+    tasks: Tasks,
+}
+
+impl Cloud {
+    /// Stops serving. Instances go on.
+    pub(crate) async fn stop(self) {
+        self.running.shutdown().await;
+        self.agent.stop(PATIENCE).await;
+        let late = self.tasks.shutdown(PATIENCE).await;
+        if !late.is_empty() {
+            tracing::warn!(tasks = late.join(", "), "these did not stop in time");
+        }
+    }
+}
+
+/// Starts state, control plane, drivers and agent.
+pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<Cloud> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let tasks = Tasks::new(Arc::clone(&clock));
+    let state = host.state().join("state");
+    std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state, Options::default())?);
+    let control = ControlConfig {
+        cloud: host.cloud(),
+        directory: host.state().to_owned(),
+        listen: config.api.listen,
+        names: config.api.names.clone(),
+        network_pool: config.network.pool,
+        network_prefix: config.network.prefix,
+    };
+    let control = Arc::new(Control::open(control, store, Arc::clone(&clock), tasks.clone()).await?);
+    let running = yun_control::start(Arc::clone(&control)).await?;
+    leave_context(&control, root, running.address).await?;
+
+    let link = Arc::new(LocalLink::new(Arc::clone(&control)));
+    let machine = Arc::new(Machine { host: host.clone(), meter: UsageMeter::default() });
+    let agent = Agent::start(AgentConfig::new(host.state()), link, drivers(config, host)?, machine, clock, &tasks)?;
+    Ok(Cloud { address: running.address, running, agent, tasks })
+}
+
+fn drivers(config: &Config, host: &Host) -> Result<Drivers> {
+    let accel = match config.vm.accel {
+        config::AccelChoice::Auto => AccelChoice::Auto,
+        config::AccelChoice::Kvm => AccelChoice::Kvm,
+        config::AccelChoice::Tcg => AccelChoice::Tcg,
+    };
+    Ok(Drivers {
+        vm: Arc::new(VmDriver::new(host.clone(), VmDriverOptions { accel, ..Default::default() })),
+        container: Arc::new(ContainerDriver::new(host.clone(), Default::default())?),
+        image: Arc::new(LinuxImages::new(host, Default::default())),
+        network: Arc::new(LinuxNetwork::new(host.clone(), Default::default())?),
+    })
+}
+
+/// Knows this machine.
+#[derive(Debug)]
+struct Machine {
+    host: Host,
+    meter: UsageMeter,
+}
+
+#[async_trait]
+impl Inventory for Machine {
+    async fn facts(&self) -> NodeFacts {
+        inventory(&self.host, Vec::new(), Vec::new()).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "this machine cannot be looked at: it lends nothing");
+            yun_linux::host::inventory::unknown()
+        })
+    }
+
+    async fn usage(&self) -> NodeUsage {
+        self.meter.measure(&self.host).unwrap_or_default()
+    }
+}
+
+/// Leaves the administrator's context in a file that only root reads: where `up` and the command line of this machine look.
+async fn leave_context(control: &Arc<Control>, root: &Path, address: SocketAddr) -> Result<()> {
+    let path = admin_file(root);
+    let mut contexts = Contexts::load(&path).unwrap_or_default();
+    let kept = contexts.contexts.get("local").and_then(|c| c.token.clone());
+    let token = match (yun_control::first_admin_token(control).await?, kept) {
+        (Some(first), _) => first,
+        (None, Some(kept)) => kept,
+        // The state is there and the file is not: root of this machine may always have a new one.
+        (None, None) => yun_control::reissue_admin_token(control).await?,
+    };
+    let ca = std::fs::read_to_string(yun_control::ca_path(&control.config)).context("cannot read the certificate authority")?;
+    let context = Context { host: format!("https://{address}"), ca: Some(ca), token: Some(token), project: None };
+    contexts.current = Some("local".into());
+    contexts.contexts.insert("local".into(), context);
+    contexts.save(&path)
+}
+
+/// Stops every instance of this root and removes what it has at run time. The server must not run.
+pub(crate) async fn halt(config: &Config, host: &Host) -> Result<usize> {
+    Ok(yun_agent::halt(&AgentConfig::new(host.state()), &drivers(config, host)?).await?)
+}

@@ -6,8 +6,8 @@
 use crate::{
     agent::StartError,
     config::{AgentConfig, Drivers},
-    ledger::{Entry, Ledger, Phase},
     decide::grace,
+    ledger::{Entry, Ledger, Phase},
 };
 use futures::{StreamExt, stream};
 use yun_drivers::{NetworkDriver, Result};

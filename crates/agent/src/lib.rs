@@ -33,5 +33,5 @@ mod status;
 mod steps;
 
 pub use agent::{Agent, AgentHandle, InstanceView, StartError};
-pub use halt::halt;
 pub use config::{AgentConfig, Drivers, Inventory};
+pub use halt::halt;

@@ -134,6 +134,16 @@ impl Node {
         self.abilities.borrow().get("vm").and_then(|facts| facts.accel)
     }
 
+    /// Resolves once the driver of this kind has found out what it can do: nothing but looks and removals may come before that.
+    pub(crate) async fn probed(&self, kind: InstanceKind) {
+        let driver = match kind {
+            InstanceKind::Vm => "vm",
+            InstanceKind::Container => "container",
+        };
+        // The sender lives in `self`, so the wait cannot end with an error.
+        let _ = self.abilities.subscribe().wait_for(|known| known.contains_key(driver)).await;
+    }
+
     /// Carries out one order. Quick: the work is done by owners and keepers.
     pub(crate) fn apply(self: &Arc<Self>, order: NodeOrder) {
         match order {

@@ -15,6 +15,9 @@ use yun_types::{DesiredInstance, Severity};
 impl Owner {
     /// Does one step.
     pub(crate) async fn act(&mut self, step: &Step) -> Result<()> {
+        if matches!(step, Step::Prepare | Step::Start | Step::Pause | Step::Resume | Step::Stop { .. }) {
+            self.node.probed(self.entry.desired.kind).await;
+        }
         match step {
             Step::Look => self.look().await,
             Step::Begin(cause) => self.begin(*cause),

@@ -302,9 +302,21 @@ async fn a_slow_driver_does_not_keep_the_node_away_and_is_told_of_later() {
     let ready =
         |bench: &Bench| bench.control.desk().facts.last().unwrap().drivers.iter().filter(|driver| driver.ready).count();
     assert_eq!(ready(&bench), 3);
+    let (vm, container) = (bench.instance(InstanceKind::Vm), bench.instance(InstanceKind::Container));
+    for instance in [&vm, &container] {
+        bench.control.want(instance.clone());
+    }
+    bench.clock.advance(SECOND).await;
+    let running = [&vm, &container].map(|instance| bench.world.is_running(instance.id));
+    assert_eq!(
+        running.iter().filter(|runs| **runs).count(),
+        1,
+        "who is still being tried out waits, the other kind does not"
+    );
     bench.clock.advance(61 * SECOND).await;
     assert_eq!(ready(&bench), 4);
-    bench.running().await;
+    bench.until_state(vm.id, InstanceState::Running).await;
+    bench.until_state(container.id, InstanceState::Running).await;
 }
 
 #[tokio::test]

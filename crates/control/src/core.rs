@@ -1,13 +1,15 @@
 //! The core that every resource works on: tables, caches, clock, journals, nodes. It owns them and decides nothing.
 
 use crate::{
-    auth::keys::Keys,
+    auth::{Strangers, keys::Keys},
     http::idempotency::Turns,
     instance::Promises,
     journal::Journal,
     node::Nodes,
     operation::Works,
-    rows::{ExplanationRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow, TokenRow},
+    rows::{
+        ExplanationRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow, TokenRow,
+    },
 };
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::Mutex;
@@ -56,7 +58,7 @@ pub struct Control {
     pub store: Arc<dyn Store>,
     /// The only source of time.
     pub clock: Arc<dyn Clock>,
-    /// Background work, listed in `/v1/tasks`.
+    /// Background work of this part of the program; `/v1/tasks` lists that of all parts.
     pub tasks: Tasks,
     /// Images.
     pub images: Resource<ImageRow>,
@@ -92,6 +94,8 @@ pub struct Control {
     pub works: Works,
     /// Whose secret a request carries.
     pub keys: Keys,
+    /// How many strangers were refused of late.
+    pub strangers: Strangers,
     /// Requests with the same idempotency key, one after the other.
     pub turns: Turns,
     /// Held while a range is chosen and given to a project's network, so that no two get the same.
@@ -108,12 +112,18 @@ impl std::fmt::Debug for Control {
 
 impl Control {
     /// Opens the core over a store. Starts caches, and nothing else: [`crate::start`] starts reconcilers and the server.
-    pub async fn open(config: ControlConfig, store: Arc<dyn Store>, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self, crate::StartError> {
+    pub async fn open(
+        config: ControlConfig,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+    ) -> Result<Self, crate::StartError> {
         let events = Journal::open(config.directory.join("events.jsonl"), Arc::clone(&clock))?;
         let audit = Journal::open(config.directory.join("audit.jsonl"), Arc::clone(&clock))?;
         let tokens: Resource<TokenRow> = Resource::open(&store).await?;
         Ok(Self {
             keys: Keys::new(tokens.cache.clone()),
+            strangers: Strangers::default(),
             turns: Turns::default(),
             choosing_range: Mutex::default(),
             closing: CancellationToken::new(),
@@ -136,7 +146,7 @@ impl Control {
             config,
             store,
             clock,
-            tasks,
+            tasks: tasks.scope("control"),
         })
     }
 }

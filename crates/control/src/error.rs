@@ -32,8 +32,11 @@ impl Refusal {
         let way_out = match (near, kind) {
             (Some(near), _) => format!("did you mean {near}?"),
             (None, ObjectKind::Cloud) => "check the address".to_owned(),
-            (None, ObjectKind::Operation) => "list what there is with: yun operation list (ended ones are forgotten after some time)".to_owned(),
-            (None, kind) => format!("list what there is with: yun {kind} list"),
+            (None, ObjectKind::Instance) => "list what there is with: yun ls".to_owned(),
+            (None, ObjectKind::Operation) => {
+                "list what there is with: yun operation ls (ended ones are forgotten after some time)".to_owned()
+            }
+            (None, kind) => format!("list what there is with: yun {kind} ls"),
         };
         Self::new(ErrorStatusCode::NOT_FOUND, "NotFound", format!("{kind} {name} does not exist; {way_out}"))
     }
@@ -63,7 +66,9 @@ impl Refusal {
         Self::new(
             ErrorStatusCode::PRECONDITION_FAILED,
             "Stale",
-            format!("{kind} {name} has changed since you read it; read it again and repeat the change on what you find"),
+            format!(
+                "{kind} {name} has changed since you read it; read it again and repeat the change on what you find"
+            ),
         )
     }
 
@@ -77,7 +82,9 @@ impl Refusal {
         let mut refusal = Self::new(
             ErrorStatusCode::INTERNAL_SERVER_ERROR,
             "Internal",
-            format!("cannot {context}: the server failed; look in its log for the request id of this answer, and try again"),
+            format!(
+                "cannot {context}: the server failed; look in its log for the request id of this answer, and try again"
+            ),
         );
         refusal.inside = Some(format!("cannot {context}: {source}"));
         refusal
@@ -100,7 +107,10 @@ impl From<StoreError> for Refusal {
             StoreError::Conflict { .. } => Self::conflict("Conflict", text),
             StoreError::Compacted { .. } => Self::new(ErrorStatusCode::GONE, "RevisionCompacted", text),
             StoreError::TooLarge { .. } => Self::bad_request("TooLarge", text),
-            StoreError::Unknown { .. } | StoreError::NoSpace { .. } | StoreError::NoLeader | StoreError::Closed { .. } => Self::unavailable(text),
+            StoreError::Unknown { .. }
+            | StoreError::NoSpace { .. }
+            | StoreError::NoLeader
+            | StoreError::Closed { .. } => Self::unavailable(text),
             other => Self::internal("use the state", chain(&other)),
         }
     }

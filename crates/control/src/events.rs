@@ -27,19 +27,28 @@ impl Sight {
             Some(project) => self.caller.sees(project) && self.project.as_ref().is_none_or(|wanted| wanted == project),
             None => self.project.is_none() && self.caller.has_cloud(Role::Viewer),
         };
-        seen && self.object.as_ref().is_none_or(|wanted| *wanted == event.object.name || *wanted == event.object.id.to_string())
+        seen && self
+            .object
+            .as_ref()
+            .is_none_or(|wanted| *wanted == event.object.name || *wanted == event.object.id.to_string())
     }
 }
 
 /// Opens a stream of events: the last ones (or those after a number) first, then, if asked, what comes.
-pub fn open(control: &Arc<Control>, caller: Caller, query: EventQuery) -> Result<impl Stream<Item = io::Result<Arc<Event>>> + Send + use<>, Refusal> {
+pub fn open(
+    control: &Arc<Control>,
+    caller: Caller,
+    query: EventQuery,
+) -> Result<impl Stream<Item = io::Result<Arc<Event>>> + Send + use<>, Refusal> {
     if let Some(project) = &query.project {
         caller.require(project, Role::Viewer)?;
     }
     let head = control.events.head();
     let sight = Sight { caller, project: query.project, object: query.object };
     let mut past: Vec<Arc<Event>> = control.events.tail(usize::MAX);
-    past.retain(|event| event.sequence <= head && query.after.is_none_or(|after| event.sequence > after) && sight.sees(event));
+    past.retain(|event| {
+        event.sequence <= head && query.after.is_none_or(|after| event.sequence > after) && sight.sees(event)
+    });
     if let Some(tail) = query.tail.or(query.after.is_none().then_some(TAIL)) {
         past.drain(..past.len().saturating_sub(tail as usize));
     }

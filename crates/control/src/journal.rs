@@ -99,10 +99,12 @@ impl<T: Entry> Journal<T> {
             std::fs::create_dir_all(directory).map_err(wrap)?;
         }
         let (writer, lines) = Writer::open(path.clone(), IN_MEMORY).map_err(wrap)?;
-        let entries: VecDeque<Arc<T>> = lines.iter().filter_map(|line| serde_json::from_slice(line).ok().map(Arc::new)).collect();
+        let entries: VecDeque<Arc<T>> =
+            lines.iter().filter_map(|line| serde_json::from_slice(line).ok().map(Arc::new)).collect();
         let next = entries.back().map_or(1, |last| last.sequence() + 1);
         // A gap would break the arithmetic of `Recent`: what is before it stays in the file only.
-        let whole = entries.iter().rev().zip((1..next).rev()).take_while(|(entry, number)| entry.sequence() == *number).count();
+        let whole =
+            entries.iter().rev().zip((1..next).rev()).take_while(|(entry, number)| entry.sequence() == *number).count();
         let entries = entries.into_iter().rev().take(whole).rev().collect();
         let (sender, commands) = mpsc::channel();
         writer.start(commands).map_err(wrap)?;
@@ -129,7 +131,8 @@ impl<T: Entry> Journal<T> {
         // Under the lock, so that the file has the order of the numbers. The writer outlives us; if it died, `kept` says so.
         let _ = self.writer.send(Command::Line(line));
         drop(recent);
-        self.head.send_replace(sequence);
+        // Another entry may have come in between: the head never goes back.
+        self.head.send_modify(|head| *head = sequence.max(*head));
         sequence
     }
 

@@ -8,6 +8,8 @@ pub mod auth;
 pub mod core;
 pub mod error;
 pub mod events;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod http;
 pub mod image;
 pub mod instance;

@@ -45,7 +45,9 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A certificate cannot be made or read.
-    #[error("cannot use the certificates in {directory}: {cause}; move the directory away to have new ones made (clients must then trust the new ca.pem)")]
+    #[error(
+        "cannot use the certificates in {directory}: {cause}; move the directory away to have new ones made (clients must then trust the new ca.pem)"
+    )]
     Certificates {
         /// Where they are kept.
         directory: PathBuf,
@@ -104,8 +106,10 @@ impl Running {
             None => tracing::warn!("some requests did not end in time and were cut off"),
         }
         control.tasks.shutdown(TASKS).await;
-        if let Err(error) = control.audit.kept().await {
-            tracing::error!(%error, "the last records are not in the audit journal");
+        for kept in [control.audit.kept().await, control.events.kept().await] {
+            if let Err(error) = kept {
+                tracing::error!(%error, "the last entries of a journal are lost");
+            }
         }
     }
 }

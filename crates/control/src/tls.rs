@@ -6,7 +6,8 @@ use crate::{StartError, core::Control, error::chain};
 use async_trait::async_trait;
 use chrono::{Datelike, Days};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, date_time_ymd,
 };
 use rustls::{
     ServerConfig,
@@ -71,7 +72,8 @@ impl Certificates {
         let wrong = |cause: String| StartError::Certificates { directory: directory.clone(), cause };
         let key = KeyPair::from_pem(&key).map_err(|e| wrong(format!("ca.key: {e}")))?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|e| wrong(format!("ca.pem: {e}")))?;
-        let authority = rustls::pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).map_err(|e| wrong(format!("ca.pem: {e}")))?;
+        let authority = rustls::pki_types::pem::PemObject::from_pem_slice(pem.as_bytes())
+            .map_err(|e| wrong(format!("ca.pem: {e}")))?;
         let names = names(&control.config.names);
         let current = RwLock::new(issue(&issuer, &authority, &names, now).map_err(&wrong)?);
         Ok(Arc::new(Self { directory, names, issuer, authority, current }))
@@ -90,7 +92,8 @@ impl Certificates {
     pub(crate) fn start(self: &Arc<Self>, control: &Arc<Control>) {
         let renew = Renew { certificates: Arc::clone(self), control: Arc::clone(control) };
         let schedule = Schedule::every(Duration::from_secs(12 * 3600));
-        let _runs_until_shutdown = run(&control.tasks, Arc::clone(&control.clock), "tls/renew", schedule, Signal::default(), renew);
+        let _runs_until_shutdown =
+            run(&control.tasks, Arc::clone(&control.clock), "tls/renew", schedule, Signal::default(), renew);
     }
 
     /// Replaces the certificate if it is time. `false` if it is not.
@@ -140,7 +143,11 @@ fn issue(
     for name in names {
         params.subject_alt_names.push(match name.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|_| format!("the name {name} is no DNS name: correct the list of names"))?),
+            Err(_) => SanType::DnsName(
+                name.as_str()
+                    .try_into()
+                    .map_err(|_| format!("the name {name} is no DNS name: correct the list of names"))?,
+            ),
         });
     }
     params.use_authority_key_identifier_extension = true;
@@ -159,7 +166,8 @@ fn names(wanted: &[String]) -> Vec<String> {
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_ascii_lowercase();
     // A host may have a name that is no DNS name: then it cannot be asked for by it.
-    let usable = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
+    let usable =
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
     for name in usable.then_some(host).into_iter().chain(wanted.iter().cloned()) {
         if !names.contains(&name) {
             names.push(name);
@@ -179,7 +187,11 @@ fn make_authority(directory: &Path, cloud: &str, now: Timestamp) -> Result<(Stri
     limit(&mut params, now, AUTHORITY_DAYS);
     let certificate = params.self_signed(&key).map_err(wrong)?;
     let (pem, key) = (certificate.pem(), key.serialize_pem());
-    fs::create_dir_all(directory).map_err(|source| StartError::File { operation: "create the directory", path: directory.to_owned(), source })?;
+    fs::create_dir_all(directory).map_err(|source| StartError::File {
+        operation: "create the directory",
+        path: directory.to_owned(),
+        source,
+    })?;
     // The certificate comes last: where it is, the key is too.
     write(&directory.join("ca.key"), &key, 0o600)?;
     write(&directory.join("ca.pem"), &pem, 0o644)?;

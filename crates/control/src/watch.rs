@@ -85,7 +85,12 @@ impl<T: Noun> Source<T> {
             (_, Some(new)) => (Change::Modified, Some(new)),
             (old, None) => (Change::Deleted, old.as_ref()),
         };
-        Item { rev: change.rev, kind: self.kind, change: happened, object: row.and_then(|row| sight.show(row)).map(Box::new) }
+        Item {
+            rev: change.rev,
+            kind: self.kind,
+            change: happened,
+            object: row.and_then(|row| sight.show(row)).map(Box::new),
+        }
     }
 }
 
@@ -126,13 +131,20 @@ impl<T: Noun> Feed for Source<T> {
 }
 
 /// Opens a stream of changes.
-pub fn open(control: &Arc<Control>, caller: Caller, query: WatchQuery) -> Result<impl Stream<Item = io::Result<WatchEvent>> + Send + use<>, Refusal> {
+pub fn open(
+    control: &Arc<Control>,
+    caller: Caller,
+    query: WatchQuery,
+) -> Result<impl Stream<Item = io::Result<WatchEvent>> + Send + use<>, Refusal> {
     let WatchQuery { kind, project, after } = query;
     if let Some(project) = &project {
         caller.require(project, Role::Viewer)?;
     }
     let kinds = kinds(&caller, kind, project.is_some())?;
-    let after = after.map(|text| text.parse::<Rev>()).transpose().map_err(|e| Refusal::bad_request("BadRevision", e.to_string()))?;
+    let after = after
+        .map(|text| text.parse::<Rev>())
+        .transpose()
+        .map_err(|e| Refusal::bad_request("BadRevision", e.to_string()))?;
     let feeds = kinds.iter().map(|kind| feed(control, *kind, after)).collect::<Result<Vec<_>, WatchEnd>>();
     let feeds = feeds.map_err(|end| {
         Refusal::new(ErrorStatusCode::GONE, "RevisionCompacted", format!("cannot go on after this revision: {end}"))
@@ -149,8 +161,14 @@ pub fn open(control: &Arc<Control>, caller: Caller, query: WatchQuery) -> Result
     }))
 }
 
-const ALL: [ObjectKind; 6] =
-    [ObjectKind::Project, ObjectKind::Network, ObjectKind::Node, ObjectKind::Image, ObjectKind::Instance, ObjectKind::Operation];
+const ALL: [ObjectKind; 6] = [
+    ObjectKind::Project,
+    ObjectKind::Network,
+    ObjectKind::Node,
+    ObjectKind::Image,
+    ObjectKind::Instance,
+    ObjectKind::Operation,
+];
 
 fn kinds(caller: &Caller, kind: Option<ObjectKind>, in_project: bool) -> Result<Vec<ObjectKind>, Refusal> {
     match kind {
@@ -158,9 +176,14 @@ fn kinds(caller: &Caller, kind: Option<ObjectKind>, in_project: bool) -> Result<
         Some(kind) if ALL.contains(&kind) => Ok(vec![kind]),
         Some(kind) => Err(Refusal::bad_request(
             "BadKind",
-            format!("objects of kind {kind} cannot be watched: use instance, image, network, node, operation or project"),
+            format!(
+                "objects of kind {kind} cannot be watched: use instance, image, network, node, operation or project"
+            ),
         )),
-        None => Ok(ALL.into_iter().filter(|kind| *kind != ObjectKind::Node || (!in_project && caller.has_cloud(Role::Viewer))).collect()),
+        None => Ok(ALL
+            .into_iter()
+            .filter(|kind| *kind != ObjectKind::Node || (!in_project && caller.has_cloud(Role::Viewer)))
+            .collect()),
     }
 }
 
@@ -172,7 +195,9 @@ fn feed(control: &Control, kind: ObjectKind, after: Option<Rev>) -> Result<Box<d
         ObjectKind::Node => Source::boxed(kind, &control.nodes.cache, after),
         ObjectKind::Operation => Source::boxed(kind, &control.operations.cache, after),
         // `kinds` lets no other kind through.
-        ObjectKind::Project | ObjectKind::Cloud | ObjectKind::Token => Source::boxed(kind, &control.projects.cache, after),
+        ObjectKind::Project | ObjectKind::Cloud | ObjectKind::Token => {
+            Source::boxed(kind, &control.projects.cache, after)
+        }
     }
 }
 
@@ -198,7 +223,11 @@ impl Watch {
         self.at = rev;
         let revision = rev.map_or_else(String::new, |rev| rev.to_string());
         let objects = lists.drain(..).flat_map(|(_, objects)| objects);
-        self.ready.extend(objects.map(|object| WatchEvent { change: Change::Added, revision: revision.clone(), object: Some(object) }));
+        self.ready.extend(objects.map(|object| WatchEvent {
+            change: Change::Added,
+            revision: revision.clone(),
+            object: Some(object),
+        }));
         self.ready.push_back(WatchEvent { change: Change::Bookmark, revision, object: None });
     }
 
@@ -221,7 +250,11 @@ impl Watch {
     }
 
     fn bookmark(&self) -> WatchEvent {
-        WatchEvent { change: Change::Bookmark, revision: self.at.map_or_else(String::new, |rev| rev.to_string()), object: None }
+        WatchEvent {
+            change: Change::Bookmark,
+            revision: self.at.map_or_else(String::new, |rev| rev.to_string()),
+            object: None,
+        }
     }
 
     /// Waits for changes and makes lines of them. `false` if no line was sent for so long that a bookmark is due.
@@ -262,5 +295,51 @@ impl Watch {
                 self.ready.push_back(WatchEvent { change: item.change, revision, object: Some(*object) });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        auth::tests::first,
+        fixture::{Cloud, name},
+    };
+    use futures::StreamExt;
+    use yun_types::ProjectSpec;
+
+    #[tokio::test]
+    async fn a_quiet_stream_says_how_far_it_is() {
+        let cloud = Cloud::new().await;
+        let caller = first(&cloud).await;
+        let query = WatchQuery { kind: Some(ObjectKind::Project), ..WatchQuery::default() };
+        let mut lines = Box::pin(open(&cloud.c, caller, query).unwrap());
+        assert_eq!(lines.next().await.unwrap().unwrap().change, Change::Added);
+        let listed = lines.next().await.unwrap().unwrap();
+        assert_eq!(listed.change, Change::Bookmark);
+
+        let (bookmark, ()) = tokio::join!(lines.next(), async {
+            cloud.clock.wait_for_sleepers(1).await;
+            cloud.clock.advance(BOOKMARK).await;
+        });
+        let bookmark = bookmark.unwrap().unwrap();
+        assert_eq!((bookmark.change, &bookmark.revision), (Change::Bookmark, &listed.revision));
+
+        cloud.project("alpha", ProjectSpec::default()).await;
+        let added = lines.next().await.unwrap().unwrap();
+        assert_eq!(added.change, Change::Added);
+        assert!(added.revision.parse::<Rev>().unwrap() > listed.revision.parse().unwrap());
+    }
+
+    #[tokio::test]
+    async fn one_project_is_watched_alone() {
+        let cloud = Cloud::new().await;
+        let caller = first(&cloud).await;
+        cloud.project("alpha", ProjectSpec::default()).await;
+        let query = WatchQuery { project: Some(name("alpha")), ..WatchQuery::default() };
+        let lines = Box::pin(open(&cloud.c, caller, query).unwrap());
+        let seen: Vec<WatchEvent> = lines.take(3).map(Result::unwrap).collect().await;
+        let changes: Vec<Change> = seen.iter().map(|line| line.change).collect();
+        assert_eq!(changes, [Change::Added, Change::Added, Change::Bookmark], "the project, its network, and no more");
     }
 }

@@ -54,10 +54,18 @@ struct Main {
     started: String,
     since: String,
     held: OwnedFd,
-    /// Whether it is a child of this process, so that its exit status is ours to read.
-    child: bool,
+    /// Whose child it is, which decides how its exit status can be read.
+    parent: Parent,
     /// With a terminal: the process that keeps the terminal open if this one is killed, or 0.
     keeper: i32,
+}
+
+/// The parent of a container's main process.
+enum Parent {
+    /// This process.
+    Us,
+    /// Another one. `shown`: whether the kernel shows us the status of its dead in `/proc`.
+    Stranger { shown: bool },
 }
 
 fn main() -> ExitCode {
@@ -109,7 +117,10 @@ fn live(arguments: &[String], report: &mut File) -> Result<(), String> {
     let _ = writeln!(report, "started");
     close(report);
     container.follow(&main, streams);
-    let status = if main.child { kernel::reap(main.pid).ok() } else { stranger(&main.held) };
+    let status = match main.parent {
+        Parent::Us => kernel::reap(main.pid).ok(),
+        Parent::Stranger { shown } => stranger(&main, shown),
+    };
     container.write_exit(status).map_err(|e| e.to_string())
 }
 
@@ -181,7 +192,7 @@ impl Container {
             sources.push(Source::new(nonblocking(terminal), b'o'));
         }
         // It cannot be reaped by anybody else, so its start time is there even if it has ended already.
-        Ok((Main { pid, started: start_time(pid).unwrap_or_default(), since: now(), held, child: true, keeper }, sources))
+        Ok((Main { pid, started: field(pid, START_TIME).unwrap_or_default(), since: now(), held, parent: Parent::Us, keeper }, sources))
     }
 
     /// Takes hold of a running container whose shim was killed.
@@ -189,16 +200,18 @@ impl Container {
         let [pid, started, since, keeper] = &self.rest[..] else { return Err("four arguments are missing".into()) };
         let (pid, keeper): (i32, i32) = (number(pid)?, number(keeper)?);
         let held = kernel::pidfd(pid).map_err(|e| format!("cannot hold process {pid}: {e}"))?;
-        if start_time(pid).as_ref() != Some(started) {
+        if field(pid, START_TIME).as_ref() != Some(started) {
             return Err(format!("process {pid} is another one now"));
         }
+        // A living process has a stack; the kernel shows 0 to those whom it would not show an exit status either.
+        let shown = field(pid, STACK).is_some_and(|stack| stack != "0");
         let mut sources = self.pipes().map_err(|e| format!("cannot open the pipes: {e}"))?;
         if keeper != 0
             && let Ok(terminal) = kernel::pidfd(keeper).and_then(|keeper| kernel::copy_fd(&keeper, 0))
         {
             sources.push(Source::new(nonblocking(terminal), b'o'));
         }
-        Ok((Main { pid, started: started.clone(), since: since.clone(), held, child: false, keeper }, sources))
+        Ok((Main { pid, started: started.clone(), since: since.clone(), held, parent: Parent::Stranger { shown }, keeper }, sources))
     }
 
     /// Copies what the container writes into its log, until its main process ends and nothing is left.
@@ -243,7 +256,7 @@ impl Container {
     /// Says for later readers which process it is.
     fn write_running(&self, main: &Main) -> io::Result<()> {
         let shim = i32::try_from(std::process::id()).unwrap_or_default();
-        let began = start_time(shim).unwrap_or_default();
+        let began = field(shim, START_TIME).unwrap_or_default();
         let Main { pid, started, since, keeper, .. } = main;
         let line = format!("{} {pid} {started} {shim} {began} {since} {keeper}\n", self.attempt);
         replace(&self.run, "running", line.as_bytes(), false)
@@ -309,10 +322,18 @@ fn nonblocking(terminal: OwnedFd) -> File {
     File::from(terminal)
 }
 
-/// How a process ended that is not our child: the kernel tells once its parent has reaped it.
-fn stranger(held: &OwnedFd) -> Option<i32> {
-    for _ in 0..200 {
-        if let Some(status) = kernel::status_of_stranger(held) {
+/// How a process ended that is not our child. Between its death and its burial by its parent `/proc` shows it; after the burial only the
+/// hold on it does, since Linux 6.15.
+fn stranger(main: &Main, shown: bool) -> Option<i32> {
+    if shown && field(main.pid, START_TIME).as_ref() == Some(&main.started) && field(main.pid, STATE).as_deref() == Some("Z") {
+        let status = field(main.pid, STATUS).and_then(|text| text.parse().ok());
+        // Buried meanwhile, the number could be that of another process.
+        if status.is_some() && field(main.pid, START_TIME).as_ref() == Some(&main.started) {
+            return status;
+        }
+    }
+    for _ in 0..1000 {
+        if let Some(status) = kernel::status_of_stranger(&main.held) {
             return Some(status);
         }
         kernel::wait_for(&mut [], 5);
@@ -320,10 +341,16 @@ fn stranger(held: &OwnedFd) -> Option<i32> {
     None
 }
 
-/// When a process began, in clock ticks since the boot of the host (field 22 of proc_pid_stat(5)).
-fn start_time(pid: i32) -> Option<String> {
+/// Numbers of fields in proc_pid_stat(5).
+const STATE: usize = 3;
+const START_TIME: usize = 22;
+const STACK: usize = 28;
+const STATUS: usize = 52;
+
+/// A field of `/proc/PID/stat` behind the name, which may contain anything.
+fn field(pid: i32, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19).map(str::to_owned)
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(number - STATE).map(str::to_owned)
 }
 
 /// How often the kernel ended something in the cgroup for its memory.

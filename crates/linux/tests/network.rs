@@ -1,6 +1,10 @@
 //! The network driver on a real kernel, each test on a host of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that starts programs which show what the driver did"
+)]
 
 mod network_world;
 
@@ -8,7 +12,10 @@ use hickory_proto::{
     op::{Message, OpCode, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::A},
 };
-use network_world::*;
+use network_world::{
+    card::{self, Card},
+    *,
+};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     time::{Duration, Instant},
@@ -208,6 +215,27 @@ fn published_ports_change_while_it_runs() {
 }
 
 #[test]
+fn a_client_follows_a_port_to_another_instance() {
+    on_a_host(|world| async move {
+        let outside = Inside::outside();
+        world.network(1, &[]).await;
+        let a = world.container(1, 5, &["5353:53/udp"]).await;
+        a.serve_udp(53);
+        // One client with one socket: for the kernel, one connection.
+        let socket = outside.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 5353)).unwrap();
+        let echo = || socket.send(b"hello").is_ok() && socket.recv(&mut [0; 16]).is_ok();
+        assert!(echo());
+        world.driver.detach(instance(1, 5)).await.unwrap();
+        let b = world.container(1, 6, &["5353:53/udp"]).await;
+        b.serve_udp(53);
+        assert!(echo());
+        world.driver.remove_all().await.unwrap();
+    });
+}
+
+#[test]
 fn a_taken_port_names_its_owner_and_attaches_nothing() {
     on_a_host(|world| async move {
         world.network(1, &[("web", 5)]).await;
@@ -286,7 +314,8 @@ fn nobody_uses_the_address_of_another() {
         assert!(bad.pings(address(1, 6)));
         // The card of a neighbour, and one of its own invention; IPv6 has no addresses to check, but cards.
         let local = good.sh("ip -6 -o addr show dev eth0 scope link");
-        let local = local.split_whitespace().find(|w| w.starts_with("fe80")).unwrap().split('/').next().unwrap().to_owned();
+        let local =
+            local.split_whitespace().find(|w| w.starts_with("fe80")).unwrap().split('/').next().unwrap().to_owned();
         let to = format!("-6 {local}%eth0");
         eventually("IPv6 between neighbours", || bad.pings(&to)).await;
         for card in ["02:00:00:00:01:06", "02:00:00:00:99:99"] {
@@ -452,6 +481,98 @@ fn a_vm_gets_a_tap() {
 }
 
 #[test]
+fn a_guest_gets_its_address_over_a_tap() {
+    use dhcproto::v4::{Decodable, Decoder, DhcpOption, Encodable, Encoder, Message, MessageType};
+    on_a_host(|world| async move {
+        world.network(1, &[("vm", 9)]).await;
+        world.driver.attach(instance(1, 9), InstanceKind::Vm, &nic(1, 9, &[])).await.unwrap();
+        let card = std::sync::Arc::new(Card::open(&world.host.tap(instance(1, 9))));
+        let ask = |kind, broadcast: bool, wanted: Option<Ipv4Addr>| {
+            let mut question = Message::default();
+            question.set_xid(0x1234_5678).set_chaddr(&card::mac(1, 9)).opts_mut().insert(DhcpOption::MessageType(kind));
+            if broadcast {
+                question.set_flags(question.flags().set_broadcast());
+            }
+            if let Some(wanted) = wanted {
+                question.opts_mut().insert(DhcpOption::RequestedIpAddress(wanted));
+            }
+            let mut bytes = Vec::new();
+            question.encode(&mut Encoder::new(&mut bytes)).unwrap();
+            let packet = card::datagram((Ipv4Addr::UNSPECIFIED, 68), (Ipv4Addr::BROADCAST, 67), &bytes);
+            card::ethernet(card::EVERYBODY, card::mac(1, 9), 0x0800, &packet)
+        };
+        let exchange = |question: Vec<u8>| {
+            let card = card.clone();
+            async move {
+                let frame = tokio::task::spawn_blocking(move || {
+                    card.send(&question);
+                    card.hears(&[2, 1, 6, 0, 0x12, 0x34, 0x56, 0x78], Duration::from_secs(5))
+                });
+                let frame = frame.await.unwrap().unwrap();
+                (frame[..6].to_vec(), Message::decode(&mut Decoder::new(&frame[42..])).unwrap())
+            }
+        };
+        let (to, offer) = exchange(ask(MessageType::Discover, false, None)).await;
+        assert_eq!(
+            (to, offer.yiaddr(), offer.opts().msg_type()),
+            (card::mac(1, 9).to_vec(), address(1, 9), Some(MessageType::Offer))
+        );
+        let (to, ack) = exchange(ask(MessageType::Request, true, Some(address(1, 9)))).await;
+        assert_eq!((to, ack.opts().msg_type()), (card::EVERYBODY.to_vec(), Some(MessageType::Ack)));
+        let (_, nak) = exchange(ask(MessageType::Request, true, Some(address(1, 8)))).await;
+        assert_eq!(nak.opts().msg_type(), Some(MessageType::Nak));
+        world.driver.remove_all().await.unwrap();
+    });
+}
+
+#[test]
+fn a_guest_is_neither_router_nor_dhcp_server_nor_somebody_else() {
+    on_a_host(|world| async move {
+        world.network(1, &[]).await;
+        for last in [8, 9] {
+            world.driver.attach(instance(1, last), InstanceKind::Vm, &nic(1, last, &[])).await.unwrap();
+        }
+        let [bad, good] = [8, 9].map(|last| Card::open(&world.host.tap(instance(1, last))));
+        let text = b"what the neighbour must not hear";
+        let advertisement = {
+            // Version 6, ICMPv6, hop limit 255, from fe80::8 to all nodes, type 134.
+            let mut packet = vec![0x60, 0, 0, 0, 0, 16 + 32, 58, 255];
+            packet.extend([&[0xfe, 0x80], [0; 13].as_slice(), &[8], &[0xff, 2], &[0; 13], &[1]].concat());
+            packet.extend([134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
+            packet.extend(text);
+            card::ethernet([0x33, 0x33, 0, 0, 0, 1], card::mac(1, 8), 0x86dd, &packet)
+        };
+        let router = card::datagram((address(1, 1), 5000), (address(1, 9), 9), text);
+        let forbidden = [
+            ("a router's advertisement", advertisement),
+            ("an answer of a DHCP server", card::shout(1, 8, 67, text)),
+            (
+                "a neighbour's address",
+                card::ethernet(card::EVERYBODY, card::mac(1, 8), 0x0800, &card::shout(1, 9, 5000, text)[14..]),
+            ),
+            ("the gateway's address", card::ethernet(card::mac(1, 9), card::mac(1, 8), 0x0800, &router)),
+            ("a neighbour's card", card::shout(1, 9, 5000, text)),
+            (
+                "a tagged frame",
+                card::ethernet(card::EVERYBODY, card::mac(1, 8), 0x8100, &[&[0, 5, 8, 0], text.as_slice()].concat()),
+            ),
+        ];
+        for (what, frame) in &forbidden {
+            bad.send(frame);
+            // What is allowed and sent later has arrived: so the other never will.
+            let proof = format!("after {what}");
+            bad.send(&card::shout(1, 8, 5000, proof.as_bytes()));
+            let mut heard = good.hears(b"", Duration::from_secs(5)).unwrap();
+            while !heard.ends_with(proof.as_bytes()) {
+                assert!(!heard.ends_with(text), "{what} got through");
+                heard = good.hears(b"", Duration::from_secs(5)).unwrap_or_else(|| panic!("nothing came after {what}"));
+            }
+        }
+        world.driver.remove_all().await.unwrap();
+    });
+}
+
+#[test]
 fn a_network_in_use_stays_and_an_unused_one_goes_without_a_trace() {
     on_a_host(|world| async move {
         let id = world.network(1, &[("web", 5)]).await;
@@ -554,7 +675,9 @@ fn fifty_containers_at_once_and_each_alone_quickly() {
         world.driver.remove_all().await.unwrap();
         let removed = start.elapsed();
         let (half, most) = (alone[alone.len() / 2], alone[alone.len() * 19 / 20]);
-        eprintln!("attach alone p50 {half:?} p95 {most:?}; 50 at once {together:?}; detach {detached:?}; remove 69 {removed:?}");
+        eprintln!(
+            "attach alone p50 {half:?} p95 {most:?}; 50 at once {together:?}; detach {detached:?}; remove 69 {removed:?}"
+        );
         assert_eq!(leftovers(&world.host), Vec::<String>::new());
     });
 }
@@ -571,7 +694,11 @@ fn a_call_that_is_dropped_half_way_still_ends_well() {
             assert!(world.container(1, last, &[]).await.pings("10.200.1.1"));
         }
         for last in 2..12 {
-            let _ = tokio::time::timeout(Duration::from_micros(u64::from(last) * 400), world.driver.detach(instance(1, last))).await;
+            let _ = tokio::time::timeout(
+                Duration::from_micros(u64::from(last) * 400),
+                world.driver.detach(instance(1, last)),
+            )
+            .await;
         }
         world.driver.remove_all().await.unwrap();
         assert_eq!(leftovers(&world.host), Vec::<String>::new());
@@ -622,10 +749,15 @@ fn rules_beside_iptables_can_still_be_read_by_iptables() {
             eprintln!("SKIPPED: this part needs iptables-nft");
             return;
         }
-        sh("iptables-nft -N DOCKER-USER && iptables-nft -P FORWARD DROP && iptables-nft -A FORWARD -j DOCKER-USER && iptables-nft -A DOCKER-USER -j RETURN");
+        sh(
+            "iptables-nft -N DOCKER-USER && iptables-nft -P FORWARD DROP && iptables-nft -A FORWARD -j DOCKER-USER && iptables-nft -A DOCKER-USER -j RETURN",
+        );
         world.network(1, &[]).await;
         let listing = sh("iptables-nft -S");
-        assert!(listing.contains("-A DOCKER-USER -i yb0000aa01 -j ACCEPT") && listing.contains("-o yb0000aa01"), "{listing}");
+        assert!(
+            listing.contains("-A DOCKER-USER -i yb0000aa01 -j ACCEPT") && listing.contains("-o yb0000aa01"),
+            "{listing}"
+        );
         world.driver.remove_all().await.unwrap();
         assert!(!sh("iptables-nft -S").contains("yb0000aa01"));
     });

@@ -1,12 +1,15 @@
 //! Runs the benchmarks of the state alone: `cargo run --release -p yun-store --example bench`.
 
+#[allow(dead_code, reason = "the other benchmarks use the rest")]
+#[path = "../../../benches/src/measure.rs"]
+mod measure;
 #[path = "../../../benches/src/store.rs"]
 mod store;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     for measure in store::run().await? {
-        println!("{:<60} {:>12.2} {}", measure.name, measure.value, measure.unit);
+        println!("{}", measure.line());
     }
     Ok(())
 }

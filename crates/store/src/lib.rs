@@ -40,6 +40,8 @@ pub mod store;
 pub mod table;
 pub mod txn;
 
+/// The type of values, so that users need no dependency of their own.
+pub use bytes::Bytes;
 pub use cache::{Cache, CachePage, Change, Changes, Entry};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use codec::{Never, Stored};

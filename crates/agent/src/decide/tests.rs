@@ -172,46 +172,46 @@ fn no_state_leads_to_a_forbidden_step() {
         let (entry, step) = (view.entry, decide(view));
         let live = view.seen.live();
         let starts = matches!(step, Step::Begin(_) | Step::Gather | Step::Prepare | Step::Start);
-        let what = format!("{view:?} -> {step:?}");
+        let what = || format!("{view:?} -> {step:?}");
         if entry.phase == Phase::Removed {
-            assert_eq!(step, Step::Forget, "{what}");
+            assert_eq!(step, Step::Forget, "{}", what());
         } else if entry.desired.deleting || entry.phase == Phase::Removing {
-            assert_eq!(step, Step::Remove, "{what}");
+            assert_eq!(step, Step::Remove, "{}", what());
         } else {
-            assert!(!matches!(step, Step::Remove | Step::Forget), "only an order removes: {what}");
+            assert!(!matches!(step, Step::Remove | Step::Forget), "only an order removes: {}", what());
         }
         if entry.desired.spec.power == Power::Stopped {
-            assert!(!starts, "what should not run is not started: {what}");
+            assert!(!starts, "what should not run is not started: {}", what());
         }
         if live {
             assert!(
                 !matches!(step, Step::Begin(_) | Step::Gather | Step::Prepare | Step::Settle(_) | Step::Release),
-                "who runs is not prepared: {what}"
+                "who runs is not prepared: {}", what()
             );
         } else {
             assert!(
                 !matches!(step, Step::Stop { .. } | Step::Pause | Step::Resume | Step::Reattach),
-                "nobody is there: {what}"
+                "nobody is there: {}", what()
             );
         }
         if *view.seen == Seen::Unknown && entry.handle.is_some() {
-            assert!(matches!(step, Step::Look | Step::Remove | Step::Forget), "look first: {what}");
+            assert!(matches!(step, Step::Look | Step::Remove | Step::Forget), "look first: {}", what());
         }
         if matches!(step, Step::Start) && !live {
             assert!(
                 entry.handle.is_some() && entry.attachment.is_some() && entry.boot_id == BOOT,
-                "everything is there: {what}"
+                "everything is there: {}", what()
             );
-            assert_eq!(entry.prepared, Some(entry.desired.generation), "and of this generation: {what}");
+            assert_eq!(entry.prepared, Some(entry.desired.generation), "and of this generation: {}", what());
         }
         if matches!(step, Step::Prepare) {
-            assert!(view.gathered && entry.attachment.is_some(), "{what}");
+            assert!(view.gathered && entry.attachment.is_some(), "{}", what());
         }
         if let Step::Rest { until: Some(moment) } = step {
-            assert!(moment > view.now, "no busy waiting: {what}");
+            assert!(moment > view.now, "no busy waiting: {}", what());
         }
         if let Step::Settle(Settled { to: Rest::Waiting(moment), .. }) = step {
-            assert!(moment > view.now && entry.desired.spec.restart != RestartPolicy::Never, "{what}");
+            assert!(moment > view.now && entry.desired.spec.restart != RestartPolicy::Never, "{}", what());
         }
     });
     assert!(views > 400_000);

@@ -263,6 +263,11 @@ impl Bench {
 
     /// Starts an agent over what is there, without waiting for anything.
     pub fn launch_agent(&mut self) {
+        self.launch_agent_by(Arc::new(self.clock.clone()));
+    }
+
+    /// Starts an agent that lives by this clock.
+    pub fn launch_agent_by(&mut self, clock: Arc<dyn Clock>) {
         let (vm, container, image, network) = self.world.drivers();
         let drivers = Drivers {
             vm: Arc::new(vm),
@@ -270,10 +275,10 @@ impl Bench {
             image: Arc::new(image),
             network: Arc::new(network),
         };
-        self.tasks = Tasks::new(Arc::new(self.clock.clone()));
+        self.tasks = Tasks::new(clock.clone());
         let config = AgentConfig { seed: 7, parallel_starts: 8, ..AgentConfig::new(self.state.path()) };
         let (link, machine) = (Arc::new(self.control.clone()), Arc::new(Machine(self.world.clone())));
-        let agent = Agent::start(config, link, drivers, machine, Arc::new(self.clock.clone()), &self.tasks).unwrap();
+        let agent = Agent::start(config, link, drivers, machine, clock, &self.tasks).unwrap();
         self.agent = Some(agent);
     }
 

@@ -16,8 +16,9 @@ use crate::{
     watch,
 };
 use dropshot::{
-    FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted, HttpResponseHeaders, HttpResponseOk, Path, Query,
-    StreamingBody, TypedBody, WebsocketChannelResult, WebsocketConnection,
+    FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
+    HttpResponseHeaders, HttpResponseOk, Path, Query, StreamingBody, TypedBody, WebsocketChannelResult,
+    WebsocketConnection,
 };
 use futures::StreamExt;
 use http::StatusCode;
@@ -37,7 +38,11 @@ type Accepted = Result<HttpResponseAccepted<Operation>, HttpError>;
 pub(super) enum ApiImpl {}
 
 /// A page of the objects of one kind.
-async fn list<T: Noun>(rqctx: &Request, query: ListQuery, resource: impl Fn(&Control) -> &Resource<T>) -> Answer<Page<T::Shown>>
+async fn list<T: Noun>(
+    rqctx: &Request,
+    query: ListQuery,
+    resource: impl Fn(&Control) -> &Resource<T>,
+) -> Answer<Page<T::Shown>>
 where
     Page<T::Shown>: schemars::JsonSchema + serde::Serialize + Send + Sync + 'static,
 {
@@ -49,7 +54,14 @@ where
         let (control, project) = (visit.control, visit.project.as_str());
         let segments: &[&str] = if all { &[] } else { &[project] };
         let see = |row: &T| row.owner().is_some_and(|owner| caller.sees(owner));
-        Ok(page::of_cache(&resource(control).cache, segments, &part, |row| &row.metadata().labels, see, |row| T::show(control, row)))
+        Ok(page::of_cache(
+            &resource(control).cache,
+            segments,
+            &part,
+            |row| &row.metadata().labels,
+            see,
+            |row| T::show(control, row),
+        ))
     })();
     visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
 }
@@ -63,7 +75,8 @@ impl CloudApi for ApiImpl {
 
     async fn whoami(rqctx: Request) -> Answer<Whoami> {
         let visit = Visit::of_cloud(&rqctx);
-        let who = visit.enter().map(|caller| Whoami { name: caller.name, cloud: caller.cloud, projects: caller.projects });
+        let who =
+            visit.enter().map(|caller| Whoami { name: caller.name, cloud: caller.cloud, projects: caller.projects });
         visit.end(who, StatusCode::OK).await.map(HttpResponseOk)
     }
 
@@ -130,7 +143,12 @@ impl CloudApi for ApiImpl {
         Ok(tagged(project, &revision))
     }
 
-    async fn project_update(rqctx: Request, path: Path<ProjectPath>, headers: Header<UpdateHeaders>, body: TypedBody<ProjectSpec>) -> Tagged<Project> {
+    async fn project_update(
+        rqctx: Request,
+        path: Path<ProjectPath>,
+        headers: Header<UpdateHeaders>,
+        body: TypedBody<ProjectSpec>,
+    ) -> Tagged<Project> {
         let target = path.into_inner().project;
         let visit = project_visit(&rqctx, &target);
         let work = async {
@@ -155,12 +173,22 @@ impl CloudApi for ApiImpl {
             let caller = visit.enter()?;
             let part = Part::of(&query.into_inner())?;
             let cache = &visit.control.tokens.cache;
-            Ok(page::of_cache(cache, &[], &part, |row| &row.0.token.metadata.labels, |row| token::ops::shows(&caller, &row.0.token), token::view))
+            Ok(page::of_cache(
+                cache,
+                &[],
+                &part,
+                |row| &row.0.token.metadata.labels,
+                |row| token::ops::shows(&caller, &row.0.token),
+                token::view,
+            ))
         })();
         visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
     }
 
-    async fn token_create(rqctx: Request, body: TypedBody<TokenCreate>) -> Result<HttpResponseCreated<TokenCreated>, HttpError> {
+    async fn token_create(
+        rqctx: Request,
+        body: TypedBody<TokenCreate>,
+    ) -> Result<HttpResponseCreated<TokenCreated>, HttpError> {
         let body = body.into_inner();
         let visit = Visit::of_cloud(&rqctx).on(&body.name);
         let work = async { token::ops::create(visit.control, &visit.enter()?, body).await };
@@ -178,7 +206,12 @@ impl CloudApi for ApiImpl {
         list(&rqctx, query.into_inner(), |control| &control.instances).await
     }
 
-    async fn instance_create(rqctx: Request, query: Query<ScopeQuery>, headers: Header<CreateHeaders>, body: TypedBody<InstanceCreate>) -> Accepted {
+    async fn instance_create(
+        rqctx: Request,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: TypedBody<InstanceCreate>,
+    ) -> Accepted {
         let body = body.into_inner();
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&body.name);
         let work = async {
@@ -222,7 +255,12 @@ impl CloudApi for ApiImpl {
         visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
     }
 
-    async fn instance_delete(rqctx: Request, path: Path<InstancePath>, query: Query<ScopeQuery>, headers: Header<UpdateHeaders>) -> Accepted {
+    async fn instance_delete(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+    ) -> Accepted {
         let target = path.into_inner().instance;
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
         let work = async {
@@ -233,7 +271,12 @@ impl CloudApi for ApiImpl {
         visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
     }
 
-    async fn instance_action(rqctx: Request, path: Path<InstanceActionPath>, query: Query<ActionQuery>, headers: Header<CreateHeaders>) -> Accepted {
+    async fn instance_action(
+        rqctx: Request,
+        path: Path<InstanceActionPath>,
+        query: Query<ActionQuery>,
+        headers: Header<CreateHeaders>,
+    ) -> Accepted {
         let InstanceActionPath { instance: target, action } = path.into_inner();
         let ActionQuery { project, timeout } = query.into_inner();
         let visit = Visit::of_project(&rqctx, project).on(format_args!("{target} {action}"));
@@ -250,7 +293,11 @@ impl CloudApi for ApiImpl {
         visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
     }
 
-    async fn instance_explain(rqctx: Request, path: Path<InstancePath>, query: Query<ScopeQuery>) -> Answer<Explanation> {
+    async fn instance_explain(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+    ) -> Answer<Explanation> {
         let target = path.into_inner().instance;
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
         let work = async {
@@ -271,7 +318,12 @@ impl CloudApi for ApiImpl {
         Ok(lines(visit.control, log.map(|line| line.map(|line| query::log_record(&line)))))
     }
 
-    async fn instance_exec(rqctx: Request, path: Path<InstancePath>, query: Query<ExecQuery>, upgraded: WebsocketConnection) -> WebsocketChannelResult {
+    async fn instance_exec(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<ExecQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult {
         let (target, query) = (path.into_inner().instance, query.into_inner());
         let visit = Visit::of_project(&rqctx, query.project.clone()).on(&target);
         let work = async {
@@ -282,7 +334,12 @@ impl CloudApi for ApiImpl {
         socket::carry_session(visit.control, upgraded, session).await
     }
 
-    async fn instance_console(rqctx: Request, path: Path<InstancePath>, query: Query<ScopeQuery>, upgraded: WebsocketConnection) -> WebsocketChannelResult {
+    async fn instance_console(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult {
         let target = path.into_inner().instance;
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
         let work = async {
@@ -293,7 +350,12 @@ impl CloudApi for ApiImpl {
         socket::carry_session(visit.control, upgraded, session).await
     }
 
-    async fn instance_dial(rqctx: Request, path: Path<InstancePortPath>, query: Query<ScopeQuery>, upgraded: WebsocketConnection) -> WebsocketChannelResult {
+    async fn instance_dial(
+        rqctx: Request,
+        path: Path<InstancePortPath>,
+        query: Query<ScopeQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult {
         let InstancePortPath { instance: target, port } = path.into_inner();
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(format_args!("{target} port {port}"));
         let work = async {
@@ -308,7 +370,12 @@ impl CloudApi for ApiImpl {
         list(&rqctx, query.into_inner(), |control| &control.images).await
     }
 
-    async fn image_create(rqctx: Request, query: Query<ScopeQuery>, headers: Header<CreateHeaders>, body: TypedBody<ImageCreate>) -> Accepted {
+    async fn image_create(
+        rqctx: Request,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: TypedBody<ImageCreate>,
+    ) -> Accepted {
         let body = body.into_inner();
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&body.name);
         let work = async {
@@ -352,7 +419,11 @@ impl CloudApi for ApiImpl {
         visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
     }
 
-    async fn image_delete(rqctx: Request, path: Path<ImagePath>, query: Query<ScopeQuery>) -> Result<HttpResponseDeleted, HttpError> {
+    async fn image_delete(
+        rqctx: Request,
+        path: Path<ImagePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseDeleted, HttpError> {
         let target = path.into_inner().image;
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
         let work = async { image::ops::delete(visit.control, &visit.enter()?, &visit.project, &target).await };
@@ -377,7 +448,14 @@ impl CloudApi for ApiImpl {
             visit.enter()?;
             let part = Part::of(&query.into_inner())?;
             let cache = &visit.control.nodes.cache;
-            Ok(page::of_cache(cache, &[], &part, |row| &row.0.metadata.labels, |_| true, |row| Noun::show(visit.control, row)))
+            Ok(page::of_cache(
+                cache,
+                &[],
+                &part,
+                |row| &row.0.metadata.labels,
+                |_| true,
+                |row| Noun::show(visit.control, row),
+            ))
         })();
         visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
     }
@@ -393,7 +471,12 @@ impl CloudApi for ApiImpl {
         Ok(tagged(Noun::show(visit.control, &row), &row.rev.to_string()))
     }
 
-    async fn node_update(rqctx: Request, path: Path<NodePath>, headers: Header<UpdateHeaders>, body: TypedBody<NodeSpec>) -> Tagged<Node> {
+    async fn node_update(
+        rqctx: Request,
+        path: Path<NodePath>,
+        headers: Header<UpdateHeaders>,
+        body: TypedBody<NodeSpec>,
+    ) -> Tagged<Node> {
         let target = path.into_inner().node;
         let visit = Visit::of_cloud(&rqctx).on(&target);
         let work = async {
@@ -416,12 +499,22 @@ impl CloudApi for ApiImpl {
                 row.owner().is_some_and(|owner| caller.sees(owner) && (all || *owner == visit.project))
             };
             let cache = &visit.control.operations.cache;
-            Ok(page::newest_first(cache, &part, |row| &row.0.metadata.labels, see, |row| Noun::show(visit.control, row)))
+            Ok(page::newest_first(
+                cache,
+                &part,
+                |row| &row.0.metadata.labels,
+                see,
+                |row| Noun::show(visit.control, row),
+            ))
         })();
         visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
     }
 
-    async fn operation_get(rqctx: Request, path: Path<OperationPath>, query: Query<OperationQuery>) -> Answer<Operation> {
+    async fn operation_get(
+        rqctx: Request,
+        path: Path<OperationPath>,
+        query: Query<OperationQuery>,
+    ) -> Answer<Operation> {
         let (target, query) = (OperationId(path.into_inner().operation), query.into_inner());
         let visit = Visit::of_cloud(&rqctx).on(target);
         let work = async {
@@ -467,7 +560,9 @@ fn project_visit<'r>(rqctx: &'r Request, project: &NameOrId) -> Visit<'r> {
 }
 
 fn owner(operation: &Operation) -> Result<Name, Refusal> {
-    operation.metadata.project.clone().ok_or_else(|| Refusal::internal("find the project of an operation", format!("{} has none", operation.metadata.id)))
+    operation.metadata.project.clone().ok_or_else(|| {
+        Refusal::internal("find the project of an operation", format!("{} has none", operation.metadata.id))
+    })
 }
 
 fn background(task: TaskView) -> BackgroundTask {
@@ -490,8 +585,21 @@ fn background(task: TaskView) -> BackgroundTask {
 async fn audit_page(control: &Control, query: &AuditQuery) -> Result<Page<AuditRecord>, Refusal> {
     let part = Part::new(query.limit, query.page_token.as_deref(), None)?;
     let before = part.after().map_or(Ok(u64::MAX), str::parse);
-    let before = before.map_err(|_| Refusal::bad_request("BadPageToken", "cannot read the page_token: use next_page exactly as the page before gave it"))?;
-    let records = control.audit.before(before, part.limit()).await.map_err(|e| Refusal::internal("read the audit journal", e))?;
-    let next_page = records.last().filter(|last| records.len() == part.limit() && last.sequence > 1).map(|last| page::token(&last.sequence.to_string()));
-    Ok(Page { items: records.iter().map(|record| AuditRecord::clone(record)).collect(), next_page, revision: String::new() })
+    let before = before.map_err(|_| {
+        Refusal::bad_request(
+            "BadPageToken",
+            "cannot read the page_token: use next_page exactly as the page before gave it",
+        )
+    })?;
+    let records =
+        control.audit.before(before, part.limit()).await.map_err(|e| Refusal::internal("read the audit journal", e))?;
+    let next_page = records
+        .last()
+        .filter(|last| records.len() == part.limit() && last.sequence > 1)
+        .map(|last| page::token(&last.sequence.to_string()));
+    Ok(Page {
+        items: records.iter().map(|record| AuditRecord::clone(record)).collect(),
+        next_page,
+        revision: String::new(),
+    })
 }

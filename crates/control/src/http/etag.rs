@@ -25,7 +25,8 @@ pub(super) fn wanted(if_match: Option<String>) -> Result<Option<String>, Refusal
     let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
     if inner.is_empty() || inner.contains(['"', ',', ' ']) || inner.starts_with("W/") {
         let shown: String = text.chars().take(80).collect();
-        let message = format!("cannot read the If-Match header {shown}: use one ETag, exactly as an earlier answer gave it");
+        let message =
+            format!("cannot read the If-Match header {shown}: use one ETag, exactly as an earlier answer gave it");
         return Err(Refusal::bad_request("BadIfMatch", message));
     }
     Ok(Some(inner.to_owned()))

@@ -48,7 +48,9 @@ impl Once {
     pub fn add_to(&self, txn: Txn, created: Uuid) -> Result<Txn, StoreError> {
         let (token, row) = (self.token.to_string(), self.row(created));
         let segments = [token.as_str(), self.key.as_str()];
-        Ok(txn.when(Table::<IdempotencyRow>::cmp_absent(&segments)).then(Table::<IdempotencyRow>::op_put(&segments, &row)?))
+        Ok(txn
+            .when(Table::<IdempotencyRow>::cmp_absent(&segments))
+            .then(Table::<IdempotencyRow>::op_put(&segments, &row)?))
     }
 
     fn row(&self, created: Uuid) -> IdempotencyRow {
@@ -58,10 +60,13 @@ impl Once {
 
 /// Who is at work on which key.
 #[derive(Debug, Default)]
-pub struct Turns(Mutex<HashMap<(TokenId, String), Weak<tokio::sync::Mutex<()>>>>);
+pub struct Turns(Mutex<HashMap<(TokenId, String), Weak<Line>>>);
+
+/// Where the requests with one key stand in line.
+type Line = tokio::sync::Mutex<()>;
 
 impl Turns {
-    fn of(&self, key: (TokenId, String)) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, key: (TokenId, String)) -> Arc<Line> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
             return turn;
@@ -82,17 +87,29 @@ pub(super) struct Turn {
 
 impl Turn {
     /// Waits for the turn, and looks whether the request was carried out before. Marks the caller, so that what is created remembers the key.
-    pub(super) async fn wait(control: &Control, caller: &mut Caller, key: Option<String>, request: &impl Serialize) -> Result<Self, Refusal> {
+    pub(super) async fn wait(
+        control: &Control,
+        caller: &mut Caller,
+        key: Option<String>,
+        request: &impl Serialize,
+    ) -> Result<Self, Refusal> {
         let Some(key) = key else { return Ok(Self::default()) };
         if key.is_empty() || key.len() > LONGEST || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Refusal::bad_request(
                 "BadIdempotencyKey",
-                format!("the Idempotency-Key must be 1 to {LONGEST} visible ASCII characters, for example a random UUID"),
+                format!(
+                    "the Idempotency-Key must be 1 to {LONGEST} visible ASCII characters, for example a random UUID"
+                ),
             ));
         }
         let turn = control.turns.of((caller.token, key.clone())).lock_owned().await;
         let request = serde_json::to_vec(request).map_err(|e| Refusal::internal("read the request again", e))?;
-        let once = Once { token: caller.token, key, request_sha256: hex::encode(Sha256::digest(request)), at: control.clock.now() };
+        let once = Once {
+            token: caller.token,
+            key,
+            request_sha256: hex::encode(Sha256::digest(request)),
+            at: control.clock.now(),
+        };
         let token = once.token.to_string();
         let segments = [token.as_str(), once.key.as_str()];
         let known = control.idempotency.get(&segments).await?;
@@ -107,7 +124,10 @@ impl Turn {
                 return Err(Refusal::new(
                     ErrorStatusCode::UNPROCESSABLE_ENTITY,
                     "IdempotencyKeyReused",
-                    format!("the Idempotency-Key {} was used for another request: send each request with a key of its own", once.key),
+                    format!(
+                        "the Idempotency-Key {} was used for another request: send each request with a key of its own",
+                        once.key
+                    ),
                 ));
             }
         }
@@ -134,7 +154,8 @@ impl Turn {
 pub(crate) fn start(control: &Arc<Control>) {
     let forget = Forget { control: Arc::clone(control) };
     let schedule = Schedule::every(Duration::from_secs(3600));
-    let _runs_until_shutdown = run(&control.tasks, Arc::clone(&control.clock), "idempotency/forget", schedule, Signal::default(), forget);
+    let _runs_until_shutdown =
+        run(&control.tasks, Arc::clone(&control.clock), "idempotency/forget", schedule, Signal::default(), forget);
 }
 
 struct Forget {
@@ -169,5 +190,54 @@ async fn forget(control: &Control) -> Result<usize, StoreError> {
         if after.is_none() {
             return Ok(forgotten);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Cloud, admin};
+
+    async fn ask(cloud: &Cloud, request: &str) -> Result<Option<Uuid>, Refusal> {
+        let mut caller = admin();
+        let turn = Turn::wait(&cloud.c, &mut caller, Some("key".into()), &request).await?;
+        let answered = turn.answered();
+        turn.end(&cloud.c, &caller, answered.unwrap_or_else(Uuid::new_v4)).await?;
+        Ok(answered)
+    }
+
+    #[tokio::test]
+    async fn a_key_is_remembered_for_a_day() {
+        let cloud = Cloud::new().await;
+        assert_eq!(ask(&cloud, "one").await.unwrap(), None);
+        let first = ask(&cloud, "one").await.unwrap();
+        assert!(first.is_some());
+        cloud.clock.advance(Duration::from_secs(23 * 3600)).await;
+        assert_eq!(ask(&cloud, "one").await.unwrap(), first);
+        assert_eq!(ask(&cloud, "two").await.unwrap_err().code, "IdempotencyKeyReused");
+        cloud.clock.advance(Duration::from_secs(2 * 3600)).await;
+        assert_eq!(ask(&cloud, "two").await.unwrap(), None, "after a day the word is free again");
+        assert!(ask(&cloud, "two").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn old_keys_are_forgotten_and_young_ones_are_not() {
+        let cloud = Cloud::new().await;
+        ask(&cloud, "one").await.unwrap();
+        cloud.clock.advance(Duration::from_secs(3600)).await;
+        assert_eq!(forget(&cloud.c).await.unwrap(), 0);
+        cloud.clock.advance(Duration::from_secs(24 * 3600)).await;
+        assert_eq!(forget(&cloud.c).await.unwrap(), 1);
+        assert!(cloud.c.idempotency.list(&[], None, None, 1).await.unwrap().rows.is_empty());
+    }
+
+    #[tokio::test]
+    async fn two_tokens_may_use_the_same_word() {
+        let cloud = Cloud::new().await;
+        ask(&cloud, "one").await.unwrap();
+        let mut other = admin();
+        other.token = TokenId(Uuid::from_u128(9));
+        let turn = Turn::wait(&cloud.c, &mut other, Some("key".into()), &"another").await.unwrap();
+        assert_eq!(turn.answered(), None);
     }
 }

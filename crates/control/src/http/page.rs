@@ -30,10 +30,17 @@ impl Part {
     /// Reads it from its parts.
     pub(super) fn new(limit: Option<u32>, token: Option<&str>, labels: Option<&str>) -> Result<Self, Refusal> {
         if limit == Some(0) {
-            return Err(Refusal::bad_request("BadLimit", format!("limit 0 asks for nothing: use 1 to {MOST}, as in limit=100")));
+            return Err(Refusal::bad_request(
+                "BadLimit",
+                format!("limit 0 asks for nothing: use 1 to {MOST}, as in limit=100"),
+            ));
         }
         let limit = limit.unwrap_or(DEFAULT).min(MOST) as usize;
-        Ok(Self { limit, after: token.map(read_token).transpose()?, labels: labels.map_or_else(|| Ok(Vec::new()), selector)? })
+        Ok(Self {
+            limit,
+            after: token.map(read_token).transpose()?,
+            labels: labels.map_or_else(|| Ok(Vec::new()), selector)?,
+        })
     }
 
     /// How many objects at most.
@@ -47,7 +54,9 @@ impl Part {
     }
 
     fn wants(&self, labels: &Labels) -> bool {
-        self.labels.iter().all(|(key, value)| labels.get(key).is_some_and(|has| value.as_ref().is_none_or(|wanted| wanted == has)))
+        self.labels
+            .iter()
+            .all(|(key, value)| labels.get(key).is_some_and(|has| value.as_ref().is_none_or(|wanted| wanted == has)))
     }
 }
 
@@ -77,7 +86,11 @@ pub(super) fn of_cache<T: Stored, V>(
     let more = rows.len() > part.limit;
     rows.truncate(part.limit);
     let next_page = rows.last().filter(|_| more).map(|row| token(row.key.as_str()));
-    Page { items: rows.iter().map(|row| show(row)).collect(), next_page, revision: revision.map_or_else(String::new, |rev| rev.to_string()) }
+    Page {
+        items: rows.iter().map(|row| show(row)).collect(),
+        next_page,
+        revision: revision.map_or_else(String::new, |rev| rev.to_string()),
+    }
 }
 
 /// The same from the last key to the first, for lists whose keys are in the order of time.
@@ -90,7 +103,8 @@ pub(super) fn newest_first<T: Stored, V>(
 ) -> Page<V> {
     let found = cache.list(&[], None, usize::MAX);
     let behind = |row: &&Arc<Row<T>>| part.after.as_ref().is_none_or(|after| row.key < *after);
-    let mut rows = found.rows.iter().rev().filter(behind).filter(|row| see(&row.value) && part.wants(labels(&row.value)));
+    let mut rows =
+        found.rows.iter().rev().filter(behind).filter(|row| see(&row.value) && part.wants(labels(&row.value)));
     let items: Vec<_> = rows.by_ref().take(part.limit).collect();
     let next_page = if rows.next().is_some() { items.last().map(|row| token(row.key.as_str())) } else { None };
     Page { items: items.iter().map(|row| show(row)).collect(), next_page, revision: found.rev.to_string() }
@@ -105,7 +119,10 @@ fn read_token(token: &str) -> Result<Key, Refusal> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok().filter(|bytes| !bytes.is_empty() && bytes.len() <= 2048);
     let key = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     key.map(Key::from).ok_or_else(|| {
-        Refusal::bad_request("BadPageToken", "cannot read the page_token: use next_page exactly as the page before gave it, or leave it out")
+        Refusal::bad_request(
+            "BadPageToken",
+            "cannot read the page_token: use next_page exactly as the page before gave it, or leave it out",
+        )
     })
 }
 
@@ -116,7 +133,9 @@ fn selector(text: &str) -> Result<Vec<(String, Option<String>)>, Refusal> {
         if key.is_empty() {
             return Err(Refusal::bad_request(
                 "BadLabel",
-                format!("cannot read the label filter {text:?}: write key or key=value, with commas between, as in tier=web,stage"),
+                format!(
+                    "cannot read the label filter {text:?}: write key or key=value, with commas between, as in tier=web,stage"
+                ),
             ));
         }
         Ok((key.to_owned(), value.map(|value| value.trim().to_owned())))

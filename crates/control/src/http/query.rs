@@ -18,7 +18,10 @@ const STILL: Duration = Duration::from_secs(60);
 pub(super) fn exec_request(query: ExecQuery) -> Result<ExecRequest, Refusal> {
     let command = list("command", &query.command, "[\"ls\",\"-l\"]")?;
     if command.is_empty() {
-        return Err(Refusal::bad_request("BadQuery", "command names no program: write a JSON list, as in [\"ls\",\"-l\"]"));
+        return Err(Refusal::bad_request(
+            "BadQuery",
+            "command names no program: write a JSON list, as in [\"ls\",\"-l\"]",
+        ));
     }
     let env = query.env.map_or_else(|| Ok(Vec::new()), |text| list("env", &text, "[\"A=1\"]"))?;
     let terminal = query.terminal.as_deref().map(window).transpose()?;
@@ -27,11 +30,15 @@ pub(super) fn exec_request(query: ExecQuery) -> Result<ExecRequest, Refusal> {
 
 fn list(field: &str, text: &str, example: &str) -> Result<Vec<String>, Refusal> {
     // The text itself may hold secrets: it is not repeated.
-    serde_json::from_str(text).map_err(|e| Refusal::bad_request("BadQuery", format!("{field} is no JSON list of texts ({e}): write it as in {example}")))
+    serde_json::from_str(text).map_err(|e| {
+        Refusal::bad_request("BadQuery", format!("{field} is no JSON list of texts ({e}): write it as in {example}"))
+    })
 }
 
 fn window(text: &str) -> Result<WindowSize, Refusal> {
-    let size = text.split_once('x').and_then(|(columns, rows)| Some(WindowSize { columns: columns.parse().ok()?, rows: rows.parse().ok()? }));
+    let size = text
+        .split_once('x')
+        .and_then(|(columns, rows)| Some(WindowSize { columns: columns.parse().ok()?, rows: rows.parse().ok()? }));
     size.ok_or_else(|| {
         let shown: String = text.chars().take(40).collect();
         Refusal::bad_request("BadQuery", format!("terminal {shown:?} is no size: write columns and rows, as in 80x24"))
@@ -56,7 +63,8 @@ pub(super) fn log_record(line: &LogLine) -> LogRecord {
 /// The bytes of an upload. They end with an error if the client stands still for too long: nobody must hold the place for ever.
 pub(super) fn upload(control: &Arc<Control>, body: StreamingBody) -> BoxStream<'static, io::Result<Bytes>> {
     let clock = Arc::clone(&control.clock);
-    let stream: Pin<Box<dyn futures::Stream<Item = Result<Bytes, dropshot::HttpError>> + Send>> = Box::pin(body.into_stream());
+    let stream: Pin<Box<dyn futures::Stream<Item = Result<Bytes, dropshot::HttpError>> + Send>> =
+        Box::pin(body.into_stream());
     let chunks = futures::stream::unfold(Some(stream), move |stream| {
         let clock = Arc::clone(&clock);
         async move {
@@ -81,9 +89,16 @@ mod tests {
 
     #[test]
     fn a_command_is_a_list_and_a_window_is_a_size() {
-        let query = |command: &str, terminal: &str| ExecQuery { command: command.into(), terminal: Some(terminal.into()), ..ExecQuery::default() };
+        let query = |command: &str, terminal: &str| ExecQuery {
+            command: command.into(),
+            terminal: Some(terminal.into()),
+            ..ExecQuery::default()
+        };
         let request = exec_request(query("[\"sh\"]", "80x24")).unwrap();
-        assert_eq!((request.command, request.terminal), (vec!["sh".to_owned()], Some(WindowSize { columns: 80, rows: 24 })));
+        assert_eq!(
+            (request.command, request.terminal),
+            (vec!["sh".to_owned()], Some(WindowSize { columns: 80, rows: 24 }))
+        );
         assert!(exec_request(query("sh", "80x24")).unwrap_err().message.contains("[\"ls\",\"-l\"]"));
         assert!(exec_request(query("[]", "80x24")).unwrap_err().message.contains("names no program"));
         for bad in ["80", "x", "80x", "70000x24", "80x-1"] {

@@ -29,12 +29,17 @@ const CHUNK: usize = 64 << 10;
 const REASON: usize = 123;
 
 async fn accept(upgraded: WebsocketConnection) -> WebSocketStream<WebsocketConnectionRaw> {
-    let config = WebSocketConfig::default().max_message_size(Some(LARGEST_MESSAGE)).max_frame_size(Some(LARGEST_MESSAGE));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(LARGEST_MESSAGE)).max_frame_size(Some(LARGEST_MESSAGE));
     WebSocketStream::from_raw_socket(upgraded.into_inner(), Role::Server, Some(config)).await
 }
 
 /// Carries a session until either end is done, or tells why there is none.
-pub(super) async fn carry_session(control: &Arc<Control>, upgraded: WebsocketConnection, session: Result<Session, Refusal>) -> WebsocketChannelResult {
+pub(super) async fn carry_session(
+    control: &Arc<Control>,
+    upgraded: WebsocketConnection,
+    session: Result<Session, Refusal>,
+) -> WebsocketChannelResult {
     let mut socket = accept(upgraded).await;
     match session {
         Ok(session) => {
@@ -53,7 +58,11 @@ pub(super) async fn carry_session(control: &Arc<Control>, upgraded: WebsocketCon
 }
 
 /// Copies a TCP connection both ways until it ends, or tells why there is none.
-pub(super) async fn carry_stream(control: &Arc<Control>, upgraded: WebsocketConnection, stream: Result<Box<dyn Stream>, Refusal>) -> WebsocketChannelResult {
+pub(super) async fn carry_stream(
+    control: &Arc<Control>,
+    upgraded: WebsocketConnection,
+    stream: Result<Box<dyn Stream>, Refusal>,
+) -> WebsocketChannelResult {
     let mut socket = accept(upgraded).await;
     match stream {
         Ok(stream) => {

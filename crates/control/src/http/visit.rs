@@ -96,14 +96,18 @@ impl<'r> Visit<'r> {
     pub(super) fn require_owner(&self, caller: &Caller, project: &Name) -> Result<(), Refusal> {
         match self.need()? {
             Need::Owner(role) => caller.require(project, role),
-            _ => Err(Refusal::internal("check who may do this", format!("{} is not of the kind Owner", self.operation()))),
+            _ => Err(Refusal::internal(
+                "check who may do this",
+                format!("{} is not of the kind Owner", self.operation()),
+            )),
         }
     }
 
     fn need(&self) -> Result<Need, Refusal> {
         // What the policy does not know is refused.
         let rule = policy::required(self.operation());
-        rule.map(|rule| rule.need).ok_or_else(|| Refusal::internal("check who may do this", format!("{} has no rule", self.operation())))
+        rule.map(|rule| rule.need)
+            .ok_or_else(|| Refusal::internal("check who may do this", format!("{} has no rule", self.operation())))
     }
 
     fn operation(&self) -> &str {
@@ -145,15 +149,22 @@ impl<'r> Visit<'r> {
         if !policy::required(self.operation()).is_none_or(|rule| rule.audited) {
             return result;
         }
+        let known = self.by.get().is_some();
+        if !known && !self.control.strangers.admit(self.control.clock.monotonic()) {
+            return result;
+        }
         self.record(status);
-        match (result, self.by.get()) {
+        match result {
             // What strangers try is recorded too, but they do not get to make the disk work for each try.
-            (Err(refusal), None) => Err(refusal),
-            (result, _) => match self.control.audit.kept().await {
+            Err(refusal) if !known => Err(refusal),
+            result => match self.control.audit.kept().await {
                 Ok(()) => result,
                 Err(e) => {
                     tracing::error!(error = %e, request = %self.request.request_id, "a change is not in the audit journal");
-                    Err(Refusal::unavailable(format!("the request was carried out (status {}), but not recorded: {e}", status.as_u16())))
+                    Err(Refusal::unavailable(format!(
+                        "the request was carried out (status {}), but not recorded: {e}",
+                        status.as_u16()
+                    )))
                 }
             },
         }

@@ -49,7 +49,12 @@ pub(crate) fn locate_own(c: &Control, project: &Name, text: &str) -> Result<Arc<
     match own(c, &library, text)? {
         Some(row) => {
             let name = &row.value.0.metadata.name;
-            Err(Refusal::conflict("NotYours", format!("image {name} belongs to project {library}, which shares it: name that project, as in --project {library}")))
+            Err(Refusal::conflict(
+                "NotYours",
+                format!(
+                    "image {name} belongs to project {library}, which shares it: name that project, as in --project {library}"
+                ),
+            ))
         }
         None => Err(not_found(c, project, text)),
     }
@@ -76,7 +81,10 @@ fn own(c: &Control, project: &Name, text: &str) -> Result<Option<Arc<Row<ImageRo
         None => Ok(Some(first)),
         Some(other) => Err(Refusal::conflict(
             "Ambiguous",
-            format!("{text} begins the digests of images {} and {}: give more digits, or a name", first.value.0.metadata.name, other.value.0.metadata.name),
+            format!(
+                "{text} begins the digests of images {} and {}: give more digits, or a name",
+                first.value.0.metadata.name, other.value.0.metadata.name
+            ),
         )),
     }
 }
@@ -86,7 +94,9 @@ fn not_found(c: &Control, project: &Name, text: &str) -> Refusal {
     rows.extend(c.images.cache.all(&[Name::default_project().as_str()]));
     let near = names::nearest(text, rows.iter().map(|row| row.value.0.metadata.name.as_str())).map(ToOwned::to_owned);
     if near.is_none() && rows.is_empty() {
-        let message = format!("image {text} does not exist: there are no images yet; make one with yun image build or yun image import");
+        let message = format!(
+            "image {text} does not exist: there are no images yet; make one with yun image build or yun image import"
+        );
         return Refusal::new(dropshot::ErrorStatusCode::NOT_FOUND, "NotFound", message);
     }
     Refusal::not_found(ObjectKind::Image, text, near)

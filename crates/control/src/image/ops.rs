@@ -25,10 +25,17 @@ const ATTEMPTS: usize = 16;
 const NAMED: usize = 5;
 
 /// Makes an image from packages or from a URL.
-pub async fn create(c: &Arc<Control>, caller: &Caller, project: &Name, body: ImageCreate) -> Result<Operation, Refusal> {
+pub async fn create(
+    c: &Arc<Control>,
+    caller: &Caller,
+    project: &Name,
+    body: ImageCreate,
+) -> Result<Operation, Refusal> {
     let ImageCreate { name, labels, source } = body;
     let (kind, source, what) = match source {
-        ImageOrigin::Build { recipe } => (OperationKind::ImageBuild, format!("recipe {}", recipe.base), work::Task::Build(recipe)),
+        ImageOrigin::Build { recipe } => {
+            (OperationKind::ImageBuild, format!("recipe {}", recipe.base), work::Task::Build(recipe))
+        }
         ImageOrigin::Url { url, format, checksum } => {
             check_url(&url)?;
             let request = ImportRequest { format, checksum, config: None };
@@ -49,7 +56,8 @@ pub async fn upload(
     query: UploadQuery,
     bytes: BoxStream<'static, io::Result<Bytes>>,
 ) -> Result<Operation, Refusal> {
-    let (entrypoint, command) = (words("entrypoint", query.entrypoint.as_deref())?, words("command", query.command.as_deref())?);
+    let (entrypoint, command) =
+        (words("entrypoint", query.entrypoint.as_deref())?, words("command", query.command.as_deref())?);
     let config = (entrypoint.is_some() || command.is_some()).then(|| ContainerConfig {
         entrypoint: entrypoint.unwrap_or_default(),
         command: command.unwrap_or_default(),
@@ -58,7 +66,14 @@ pub async fn upload(
     let request = ImportRequest { format: query.format, checksum: query.checksum, config };
     let source = query.source.unwrap_or_else(|| "upload".into());
     let draft = work::Draft { project: project.clone(), name: query.name, labels: Labels::new(), source };
-    let started = work::start(c, caller, OperationKind::ImageImport, draft, work::Task::Import(ImageInput::Upload(bytes), request)).await?;
+    let started = work::start(
+        c,
+        caller,
+        OperationKind::ImageImport,
+        draft,
+        work::Task::Import(ImageInput::Upload(bytes), request),
+    )
+    .await?;
     let id = started.id();
     started.finished().await;
     crate::operation::ops::find(c, caller, id).await
@@ -66,18 +81,26 @@ pub async fn upload(
 
 fn check_url(url: &str) -> Result<(), Refusal> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    if rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')) && !url.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+        && !url.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
         return Ok(());
     }
     let shown: String = url.chars().take(120).collect();
-    Err(Refusal::bad_request("Invalid", format!("url {shown:?} is not usable: write it whole, as in https://example.org/image.qcow2")))
+    Err(Refusal::bad_request(
+        "Invalid",
+        format!("url {shown:?} is not usable: write it whole, as in https://example.org/image.qcow2"),
+    ))
 }
 
 fn words(field: &str, json: Option<&str>) -> Result<Option<Vec<String>>, Refusal> {
     let Some(json) = json else { return Ok(None) };
-    serde_json::from_str(json)
-        .map(Some)
-        .map_err(|_| Refusal::bad_request("Invalid", format!("{field} {json:?} is not a JSON list of words: write it as in [\"/bin/sh\",\"-c\",\"date\"]")))
+    serde_json::from_str(json).map(Some).map_err(|_| {
+        Refusal::bad_request(
+            "Invalid",
+            format!("{field} {json:?} is not a JSON list of words: write it as in [\"/bin/sh\",\"-c\",\"date\"]"),
+        )
+    })
 }
 
 /// Finds an image by name, id or the start of its digest.
@@ -137,18 +160,31 @@ pub async fn delete(c: &Arc<Control>, _caller: &Caller, project: &Name, image: &
 fn refuse_if_used(c: &Control, project: &Name, image: &Image) -> Result<(), Refusal> {
     let digest = &image.status.facts.digest;
     // Another name keeps the content; then only those made from this very entry count.
-    let kept = c.images.cache.all(&[]).iter().any(|row| row.value.0.metadata.id != image.metadata.id && row.value.0.status.facts.digest == *digest);
+    let kept = c
+        .images
+        .cache
+        .all(&[])
+        .iter()
+        .any(|row| row.value.0.metadata.id != image.metadata.id && row.value.0.status.facts.digest == *digest);
     let users: Vec<_> = c
         .instances
         .cache
         .all(&[])
         .into_iter()
-        .filter(|row| row.value.0.status.image.as_ref().is_some_and(|pin| pin.id.0 == image.metadata.id || (!kept && pin.digest == *digest)))
+        .filter(|row| {
+            row.value
+                .0
+                .status
+                .image
+                .as_ref()
+                .is_some_and(|pin| pin.id.0 == image.metadata.id || (!kept && pin.digest == *digest))
+        })
         .collect();
     if users.is_empty() {
         return Ok(());
     }
-    let (ours, others): (Vec<_>, Vec<_>) = users.iter().partition(|row| row.value.0.metadata.project.as_ref() == Some(project));
+    let (ours, others): (Vec<_>, Vec<_>) =
+        users.iter().partition(|row| row.value.0.metadata.project.as_ref() == Some(project));
     let mut names: Vec<String> = ours.iter().take(NAMED).map(|row| row.value.0.metadata.name.to_string()).collect();
     if ours.len() > NAMED {
         names.push(format!("{} more", ours.len() - NAMED));
@@ -162,6 +198,10 @@ fn refuse_if_used(c: &Control, project: &Name, image: &Image) -> Result<(), Refu
     let (plural, pronoun) = if users.len() == 1 { ("", "it") } else { ("s", "them") };
     Err(Refusal::conflict(
         "ImageInUse",
-        format!("image {} is used by instance{plural} {}{of_others}: delete {pronoun} first", image.metadata.name, names.join(", ")),
+        format!(
+            "image {} is used by instance{plural} {}{of_others}: delete {pronoun} first",
+            image.metadata.name,
+            names.join(", ")
+        ),
     ))
 }

@@ -14,8 +14,14 @@ use yun_types::{Failure, ObjectKind, OperationId, OperationState};
 /// Starts what ends interrupted operations on images.
 pub(crate) fn start(c: &Arc<Control>) {
     let reconciler = Interrupted { c: Arc::clone(c) };
-    let _runs_until_shutdown =
-        run(&c.tasks, Arc::clone(&c.clock), "images", Schedule::every(Duration::from_secs(60)), Signal::default(), reconciler);
+    let _runs_until_shutdown = run(
+        &c.tasks,
+        Arc::clone(&c.clock),
+        "images",
+        Schedule::every(Duration::from_secs(60)),
+        Signal::default(),
+        reconciler,
+    );
 }
 
 struct Interrupted {
@@ -37,7 +43,8 @@ pub(super) async fn end_interrupted(c: &Control) -> Result<usize, StoreError> {
     let mut count = 0;
     for row in running(c) {
         let operation = &row.value.0;
-        if operation.spec.target.kind != ObjectKind::Image || c.works.get(OperationId(operation.metadata.id)).is_some() {
+        if operation.spec.target.kind != ObjectKind::Image || c.works.get(OperationId(operation.metadata.id)).is_some()
+        {
             continue;
         }
         let (kind, target) = (operation.spec.kind, &operation.spec.target);
@@ -45,7 +52,12 @@ pub(super) async fn end_interrupted(c: &Control) -> Result<usize, StoreError> {
             ended(c.clock.now(), OperationState::Cancelled, format!("{target} was taken back"), None)
         } else {
             let message = format!("the {kind} of {target} was interrupted by a restart of yun: run it again");
-            ended(c.clock.now(), OperationState::Failed, message.clone(), Some(Failure { code: "Interrupted".into(), message }))
+            ended(
+                c.clock.now(),
+                OperationState::Failed,
+                message.clone(),
+                Some(Failure { code: "Interrupted".into(), message }),
+            )
         };
         match commit(&*c.store, add_end(Txn::new(), &row, status)?).await {
             Ok(out) => {

@@ -17,8 +17,9 @@ use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink};
 use yun_engine::work::Followed;
 use yun_store::{Row, StoreError, Table, Txn, commit};
 use yun_types::{
-    Event, Failure, Generation, Image, ImageFacts, ImageRecipe, ImageSpec, ImageStatus, Labels, Metadata, Name, NodeId, NodeState, ObjectKind, ObjectRef,
-    Operation, OperationId, OperationKind, OperationState, OperationStatus, Progress, Severity, Timestamp,
+    Event, Failure, Generation, Image, ImageFacts, ImageRecipe, ImageSpec, ImageStatus, Labels, Metadata, Name, NodeId,
+    NodeState, ObjectKind, ObjectRef, Operation, OperationId, OperationKind, OperationState, OperationStatus, Progress,
+    Severity, Timestamp,
 };
 
 /// How often the end is tried to be written when others were faster.
@@ -84,7 +85,10 @@ pub(super) fn image_node(c: &Control) -> Result<(NodeId, Arc<dyn NodeLink>), Ref
         if node.status.state == NodeState::Lost {
             why = format!("node {name} is silent: bring it back");
         } else if let Some(driver) = driver.filter(|driver| !driver.ready) {
-            why = format!("node {name} cannot: {}", driver.message.as_deref().unwrap_or("its image driver does not work"));
+            why = format!(
+                "node {name} cannot: {}",
+                driver.message.as_deref().unwrap_or("its image driver does not work")
+            );
         } else if let Some(link) = c.live.link(id) {
             return Ok((id, link));
         } else {
@@ -95,12 +99,20 @@ pub(super) fn image_node(c: &Control) -> Result<(NodeId, Arc<dyn NodeLink>), Ref
 }
 
 fn taken(project: &Name, name: &Name) -> Refusal {
-    let message = format!("image {name} exists in project {project} already: choose another name, or delete it first with yun image rm {name}");
+    let message = format!(
+        "image {name} exists in project {project} already: choose another name, or delete it first with yun image rm {name}"
+    );
     Refusal::conflict("Exists", message)
 }
 
 /// Starts the work, after everything that can be refused was.
-pub(super) async fn start(c: &Arc<Control>, caller: &Caller, kind: OperationKind, draft: Draft, task: Task) -> Result<Started, Refusal> {
+pub(super) async fn start(
+    c: &Arc<Control>,
+    caller: &Caller,
+    kind: OperationKind,
+    draft: Draft,
+    task: Task,
+) -> Result<Started, Refusal> {
     let project = c.projects.cache.get(&[draft.project.as_str()]).filter(|row| row.value.0.metadata.deleting.is_none());
     let project = project.ok_or_else(|| Refusal::not_found(ObjectKind::Project, &draft.project, None))?;
     if c.images.cache.get(&[draft.project.as_str(), draft.name.as_str()]).is_some() {
@@ -109,11 +121,19 @@ pub(super) async fn start(c: &Arc<Control>, caller: &Caller, kind: OperationKind
     if let Some(other) = being_made(c, &draft) {
         return Err(Refusal::conflict(
             "BeingMade",
-            format!("image {} is being made already: wait for operation {other}, or take it back with yun operation cancel {other}", draft.name),
+            format!(
+                "image {} is being made already: wait for operation {other}, or take it back with yun operation cancel {other}",
+                draft.name
+            ),
         ));
     }
     let (_, link) = image_node(c)?;
-    let target = ObjectRef { kind: ObjectKind::Image, name: draft.name.to_string(), id: Uuid::new_v4(), project: Some(draft.project.clone()) };
+    let target = ObjectRef {
+        kind: ObjectKind::Image,
+        name: draft.name.to_string(),
+        id: Uuid::new_v4(),
+        project: Some(draft.project.clone()),
+    };
     let operation = operation::begin(c, caller, kind, target);
     let id = OperationId(operation.metadata.id);
     let work = Followed::default();
@@ -139,12 +159,19 @@ pub(super) async fn start(c: &Arc<Control>, caller: &Caller, kind: OperationKind
 
 fn being_made(c: &Control, draft: &Draft) -> Option<Uuid> {
     let same = |op: &Operation| {
-        op.spec.target.kind == ObjectKind::Image && op.spec.target.name == draft.name.as_str() && op.spec.target.project.as_ref() == Some(&draft.project)
+        op.spec.target.kind == ObjectKind::Image
+            && op.spec.target.name == draft.name.as_str()
+            && op.spec.target.project.as_ref() == Some(&draft.project)
     };
     operation::running(c).iter().find(|row| same(&row.value.0)).map(|row| row.value.0.metadata.id)
 }
 
-async fn store(c: &Control, caller: &Caller, project: &Row<ProjectRow>, operation: &Operation) -> Result<(), StoreError> {
+async fn store(
+    c: &Control,
+    caller: &Caller,
+    project: &Row<ProjectRow>,
+    operation: &Operation,
+) -> Result<(), StoreError> {
     let name = project.value.0.metadata.name.as_str();
     let txn = Txn::new().when(Table::<ProjectRow>::cmp_rev(&[name], project.rev));
     let out = commit(&*c.store, operation::add_to(txn, caller, operation)?).await?;
@@ -159,9 +186,18 @@ async fn run(link: &dyn NodeLink, task: Task, work: Followed) -> Result<ImageFac
 }
 
 /// Writes the end: the catalogue entry and the operation together, or the operation alone if it failed.
-async fn finish(c: &Arc<Control>, id: OperationId, draft: &Draft, result: Result<ImageFacts, LinkError>, cancelled: bool) {
+async fn finish(
+    c: &Arc<Control>,
+    id: OperationId,
+    draft: &Draft,
+    result: Result<ImageFacts, LinkError>,
+    cancelled: bool,
+) {
     for _ in 0..ATTEMPTS {
-        let Some(row) = c.operations.cache.get(&[&id.to_string()]).filter(|row| !row.value.0.status.state.ended()) else { return };
+        let Some(row) = c.operations.cache.get(&[&id.to_string()]).filter(|row| !row.value.0.status.state.ended())
+        else {
+            return;
+        };
         match write_end(c, &row, draft, &result, cancelled).await {
             Ok(()) => return,
             Err(e) if e.is_conflict() => {
@@ -193,7 +229,9 @@ async fn write_end(
         (Err(e), _) => (failed(now, target, e, cancelled), None),
         (Ok(_), None) => (refused(now, Refusal::not_found(ObjectKind::Project, &draft.project, None)), None),
         (Ok(_), Some(_)) if exists => (refused(now, taken(&draft.project, &draft.name)), None),
-        (Ok(facts), Some(project)) => (succeeded(now, target, facts), Some((entry(target.id, draft, facts, now), project))),
+        (Ok(facts), Some(project)) => {
+            (succeeded(now, target, facts), Some((entry(target.id, draft, facts, now), project)))
+        }
     };
     let (severity, reason, message) = match status.state {
         OperationState::Succeeded => (Severity::Normal, "ImageImported", status.progress.message.clone()),
@@ -227,11 +265,21 @@ fn entry(id: Uuid, draft: &Draft, facts: &ImageFacts, now: Timestamp) -> Image {
         revision: String::new(),
         deleting: None,
     };
-    Image { metadata, spec: ImageSpec { source: draft.source.clone() }, status: ImageStatus { facts: facts.clone(), verified: None } }
+    Image {
+        metadata,
+        spec: ImageSpec { source: draft.source.clone() },
+        status: ImageStatus { facts: facts.clone(), verified: None },
+    }
 }
 
 fn succeeded(now: Timestamp, target: &ObjectRef, facts: &ImageFacts) -> OperationStatus {
-    let message = format!("{target} is ready: {} for {}, {}, {}", facts.kind, facts.arch, facts.size.human(), facts.digest.short());
+    let message = format!(
+        "{target} is ready: {} for {}, {}, {}",
+        facts.kind,
+        facts.arch,
+        facts.size.human(),
+        facts.digest.short()
+    );
     OperationStatus {
         state: OperationState::Succeeded,
         progress: Progress { percent: Some(100), message },
@@ -248,9 +296,10 @@ fn failed(now: Timestamp, target: &ObjectRef, error: &LinkError, cancelled: bool
         LinkError::Cancelled => return ended(now, OperationState::Cancelled, format!("{target} was taken back"), None),
         LinkError::Refused(failure) => failure.clone(),
         LinkError::NotFound(why) => Failure { code: "NotFound".into(), message: why.clone() },
-        LinkError::Unreachable(why) => {
-            Failure { code: "NodeLost".into(), message: format!("the node that worked on {target} cannot be reached ({why}): run it again") }
-        }
+        LinkError::Unreachable(why) => Failure {
+            code: "NodeLost".into(),
+            message: format!("the node that worked on {target} cannot be reached ({why}): run it again"),
+        },
     };
     ended(now, OperationState::Failed, failure.message.clone(), Some(failure))
 }
@@ -261,5 +310,11 @@ fn refused(now: Timestamp, refusal: Refusal) -> OperationStatus {
 }
 
 pub(super) fn ended(now: Timestamp, state: OperationState, message: String, error: Option<Failure>) -> OperationStatus {
-    OperationStatus { state, progress: Progress { percent: None, message }, error, ended: Some(now), cancellable: false }
+    OperationStatus {
+        state,
+        progress: Progress { percent: None, message },
+        error,
+        ended: Some(now),
+        cancellable: false,
+    }
 }

@@ -13,7 +13,9 @@ struct Happened {
 
 /// Records what the change from `before` to `after` means. `None` before: it is new; `None` after: it is gone.
 pub(crate) fn happened(c: &Control, before: Option<&Instance>, after: Option<&Instance>) {
-    let Some(object) = after.or(before).map(|instance| reference(ObjectKind::Instance, &instance.metadata)) else { return };
+    let Some(object) = after.or(before).map(|instance| reference(ObjectKind::Instance, &instance.metadata)) else {
+        return;
+    };
     for Happened { severity, reason, message } in between(before, after) {
         let object = object.clone();
         c.events.record(|sequence, at| Event { sequence, at, object, severity, reason: reason.into(), message });
@@ -27,7 +29,10 @@ fn between(before: Option<&Instance>, after: Option<&Instance>) -> Vec<Happened>
     };
     let mut all = Vec::new();
     if before.is_none() {
-        all.push(normal("Created", format!("{} of {}", now.spec.kind.map_or_else(String::new, |kind| kind.to_string()), now.spec.image)));
+        all.push(normal(
+            "Created",
+            format!("{} of {}", now.spec.kind.map_or_else(String::new, |kind| kind.to_string()), now.spec.image),
+        ));
     }
     if now.status.node.is_some() && before.is_none_or(|before| before.status.node.is_none()) {
         all.push(normal("Scheduled", format!("on {}", place(now))));
@@ -39,7 +44,9 @@ fn between(before: Option<&Instance>, after: Option<&Instance>) -> Vec<Happened>
     let from = before.map_or(State::Pending, |before| before.status.state);
     if from != now.status.state {
         all.extend(reached(from, now));
-    } else if now.status.state == State::Pending && before.is_none_or(|before| before.status.reason != now.status.reason) {
+    } else if now.status.state == State::Pending
+        && before.is_none_or(|before| before.status.reason != now.status.reason)
+    {
         all.extend(waits(now));
     }
     all
@@ -73,8 +80,13 @@ fn ended(before: &Instance, now: &Instance) -> Option<Happened> {
     let again = now.status.restarts > before.status.restarts || now.status.next_restart.is_some();
     again.then(|| {
         let times = now.status.restarts;
-        let message = format!("it ended with code {} and is started again by its policy ({times} restarts so far)", exit.code);
-        Happened { severity: if exit.success() { Severity::Normal } else { Severity::Warning }, reason: "Restarting", message }
+        let message =
+            format!("it ended with code {} and is started again by its policy ({times} restarts so far)", exit.code);
+        Happened {
+            severity: if exit.success() { Severity::Normal } else { Severity::Warning },
+            reason: "Restarting",
+            message,
+        }
     })
 }
 
@@ -88,12 +100,20 @@ fn reached(from: State, now: &Instance) -> Option<Happened> {
         State::Running if from == State::Lost => normal("Returned", format!("node {} answers again", node(now))),
         State::Running => normal("Started", format!("on {}", place(now))),
         State::Paused => normal("Paused", "frozen in memory".into()),
-        State::Stopped => normal("Stopped", status.exit.map_or_else(|| "as asked".to_owned(), |exit| format!("with code {}", exit.code))),
+        State::Stopped => normal(
+            "Stopped",
+            status.exit.map_or_else(|| "as asked".to_owned(), |exit| format!("with code {}", exit.code)),
+        ),
         State::Failed => {
             let reason = status.reason.as_deref().unwrap_or("Failed");
-            warning("Failed", status.message.clone().unwrap_or_else(|| format!("{reason}; see yun logs {}", now.metadata.name)))
+            warning(
+                "Failed",
+                status.message.clone().unwrap_or_else(|| format!("{reason}; see yun logs {}", now.metadata.name)),
+            )
         }
-        State::Lost => warning("Lost", status.message.clone().unwrap_or_else(|| format!("node {} is silent", node(now)))),
+        State::Lost => {
+            warning("Lost", status.message.clone().unwrap_or_else(|| format!("node {} is silent", node(now))))
+        }
         _ => None,
     }
 }
@@ -134,11 +154,13 @@ mod tests {
     #[test]
     fn an_end_by_the_kernel_is_told_even_when_it_runs_again() {
         let mut after = with(State::Starting);
-        after.status.exit = Some(Exit { code: 137, signal: Some(9), out_of_memory: true, at: chrono::DateTime::UNIX_EPOCH });
+        after.status.exit =
+            Some(Exit { code: 137, signal: Some(9), out_of_memory: true, at: chrono::DateTime::UNIX_EPOCH });
         let told = between(Some(&running()), Some(&after));
         assert_eq!((told[0].reason, told[0].severity), ("OutOfMemory", Severity::Warning));
         assert!(told[0].message.contains("64 MiB"), "{}", told[0].message);
-        after.status.exit = Some(Exit { code: 1, signal: None, out_of_memory: false, at: chrono::DateTime::UNIX_EPOCH });
+        after.status.exit =
+            Some(Exit { code: 1, signal: None, out_of_memory: false, at: chrono::DateTime::UNIX_EPOCH });
         after.status.restarts = 1;
         assert_eq!(reasons(Some(&running()), Some(&after)), ["Restarting"]);
     }

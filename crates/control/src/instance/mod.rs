@@ -24,8 +24,8 @@ use yun_store::{KeyRange, Row, StoreError, Table, Txn};
 use yun_types::{Instance, InstanceState, Name, NameOrId, ObjectKind, Reserved, Size};
 
 pub(crate) use happened::happened;
-pub(crate) use pool::{Pool, Promise};
 pub use pool::Promises;
+pub(crate) use pool::{Pool, Promise};
 pub(crate) use reconcile::start;
 
 /// The name of the network that each project has.
@@ -40,7 +40,8 @@ pub fn reserved_by_project(c: &Control, project: &Name) -> Reserved {
 /// What is promised on a node.
 pub(crate) fn reserved_on(c: &Control, node: yun_types::NodeId) -> Reserved {
     let rows = c.instances.cache.all(&[]);
-    let sizes: Vec<Size> = rows.iter().filter(|row| row.value.0.status.node == Some(node)).map(|row| row.value.0.spec.size).collect();
+    let sizes: Vec<Size> =
+        rows.iter().filter(|row| row.value.0.status.node == Some(node)).map(|row| row.value.0.spec.size).collect();
     yun_plan::amount::total(sizes)
 }
 

@@ -92,7 +92,9 @@ pub(super) fn check_ports(pool: &Pool<'_>, wanted: &Instance) -> Result<(), Refu
     if wanted.spec.power == Power::Stopped {
         return Ok(());
     }
-    let Some(taken) = yun_plan::ports::taken(&wanted.spec.publish, pool.others(wanted.metadata.id)) else { return Ok(()) };
+    let Some(taken) = yun_plan::ports::taken(&wanted.spec.publish, pool.others(wanted.metadata.id)) else {
+        return Ok(());
+    };
     Err(Refusal::conflict("PortTaken", port_taken(taken.port, taken.holder, wanted)))
 }
 
@@ -104,7 +106,10 @@ fn port_taken(port: PublishedPort, holder: &Instance, wanted: &Instance) -> Stri
         }
         (project, _) => {
             let project = project.as_ref().map_or("default", |project| project.as_str());
-            format!("port {} is taken by instance {} of project {project}; choose another or stop it", port.host, holder.metadata.name)
+            format!(
+                "port {} is taken by instance {} of project {project}; choose another or stop it",
+                port.host, holder.metadata.name
+            )
         }
     }
 }

@@ -82,7 +82,10 @@ pub(crate) struct Pool<'a> {
 
 impl fmt::Debug for Pool<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("instances", &self.rows.len()).field("promises", &self.state.made.len()).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("instances", &self.rows.len())
+            .field("promises", &self.state.made.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,9 +100,11 @@ impl<'a> Pool<'a> {
 
     /// All instances, as they are or are about to be.
     pub(crate) fn instances(&self) -> impl Iterator<Item = &Instance> {
-        let promised: BTreeMap<Uuid, &Instance> = self.state.made.values().map(|instance| (instance.metadata.id, instance)).collect();
+        let promised: BTreeMap<Uuid, &Instance> =
+            self.state.made.values().map(|instance| (instance.metadata.id, instance)).collect();
         let replaced: BTreeSet<Uuid> = promised.keys().copied().collect();
-        let shown = self.rows.iter().map(|row| &row.value.0).filter(move |instance| !replaced.contains(&instance.metadata.id));
+        let shown =
+            self.rows.iter().map(|row| &row.value.0).filter(move |instance| !replaced.contains(&instance.metadata.id));
         shown.chain(promised.into_values())
     }
 
@@ -123,7 +128,8 @@ impl<'a> Pool<'a> {
 
     /// What a project holds.
     pub(crate) fn held_by(&self, project: &Name) -> Reserved {
-        let sizes: Vec<Size> = self.instances().filter(|i| i.metadata.project.as_ref() == Some(project)).map(|i| i.spec.size).collect();
+        let sizes: Vec<Size> =
+            self.instances().filter(|i| i.metadata.project.as_ref() == Some(project)).map(|i| i.spec.size).collect();
         amount::total(sizes)
     }
 
@@ -131,8 +137,18 @@ impl<'a> Pool<'a> {
     pub(crate) fn address(&self, network: &NetworkRow) -> Result<Ipv4Addr, NoAddress> {
         let (id, cidr): (NetworkId, Ipv4Net) = (NetworkId(network.0.metadata.id), network.0.spec.cidr);
         let now = self.c.clock.monotonic();
-        let taken = self.instances().filter_map(|instance| instance.status.address).filter(|address| cidr.contains(address)).collect();
-        let resting = self.state.resting.iter().filter(|((of, _), until)| *of == id && **until > now).map(|((_, address), _)| *address).collect();
+        let taken = self
+            .instances()
+            .filter_map(|instance| instance.status.address)
+            .filter(|address| cidr.contains(address))
+            .collect();
+        let resting = self
+            .state
+            .resting
+            .iter()
+            .filter(|((of, _), until)| *of == id && **until > now)
+            .map(|((_, address), _)| *address)
+            .collect();
         address::choose(cidr, &taken, &resting)
     }
 

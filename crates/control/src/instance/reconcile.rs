@@ -29,7 +29,8 @@ use yun_types::{Instance, InstanceId, InstanceState, NodeState};
 pub(crate) fn start(c: &Arc<Control>) {
     let schedule = Schedule::every(Duration::from_secs(30));
     let reconciler = Instances { c: Arc::clone(c) };
-    let _runs_until_shutdown = run(&c.tasks, Arc::clone(&c.clock), "instances", schedule, c.wake_instances.clone(), reconciler);
+    let _runs_until_shutdown =
+        run(&c.tasks, Arc::clone(&c.clock), "instances", schedule, c.wake_instances.clone(), reconciler);
     let waker = Arc::clone(c);
     let _runs_until_shutdown = c.tasks.spawn("instances/wake", move |task| wake(waker, task));
 }
@@ -67,7 +68,10 @@ async fn wake(c: Arc<Control>, task: Task) {
 fn concerns_placement(change: &Change<InstanceRow>) -> bool {
     match &change.new {
         None => true,
-        Some(row) => row.value.0.status.node.is_none() || change.old.as_ref().is_some_and(|old| old.value.0.spec.size != row.value.0.spec.size),
+        Some(row) => {
+            row.value.0.status.node.is_none()
+                || change.old.as_ref().is_some_and(|old| old.value.0.spec.size != row.value.0.spec.size)
+        }
     }
 }
 
@@ -89,7 +93,10 @@ impl Reconcile for Instances {
     async fn pass(&mut self) -> PassReport {
         match pass(&self.c).await {
             Ok(t) if t.placed + t.removed + t.followed == 0 && t.waiting == 0 => PassReport::nothing(),
-            Ok(t) => PassReport::changed(format!("placed {}, removed {}, followed nodes of {}; {} wait", t.placed, t.removed, t.followed, t.waiting)),
+            Ok(t) => PassReport::changed(format!(
+                "placed {}, removed {}, followed nodes of {}; {} wait",
+                t.placed, t.removed, t.followed, t.waiting
+            )),
             Err(e) => PassReport::failed(e),
         }
     }
@@ -183,7 +190,11 @@ fn decide<'a>(c: &'a Control, instance: &mut Instance) -> Option<(Decision, supe
     };
     match &decision.placement {
         Placement::On { node, name } => {
-            let network = instance.metadata.project.as_ref().and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]))?;
+            let network = instance
+                .metadata
+                .project
+                .as_ref()
+                .and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]))?;
             match pool.address(&network.value) {
                 Ok(address) => {
                     put_on(&mut instance.status, *node, name.clone());

@@ -70,7 +70,8 @@ impl Writer {
                     Command::Sync(answer) => waiting.push(answer),
                 }
             }
-            let wrote = self.write(&lines).and_then(|()| if waiting.is_empty() { Ok(()) } else { self.file.sync_data() });
+            let wrote =
+                self.write(&lines).and_then(|()| if waiting.is_empty() { Ok(()) } else { self.file.sync_data() });
             match wrote {
                 Ok(()) if !lines.is_empty() => trouble = None,
                 Ok(()) => {}

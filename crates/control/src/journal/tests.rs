@@ -9,7 +9,14 @@ fn open(directory: &tempfile::TempDir) -> Journal<Event> {
 
 fn event(sequence: u64, at: Timestamp) -> Event {
     let object = ObjectRef { kind: ObjectKind::Instance, name: "web".into(), id: uuid::Uuid::nil(), project: None };
-    Event { sequence, at, object, severity: Severity::Normal, reason: "Started".into(), message: format!("number {sequence}") }
+    Event {
+        sequence,
+        at,
+        object,
+        severity: Severity::Normal,
+        reason: "Started".into(),
+        message: format!("number {sequence}"),
+    }
 }
 
 fn numbers(entries: &[Arc<Event>]) -> Vec<u64> {

@@ -11,7 +11,10 @@ pub fn view(control: &Control, row: &Row<NetworkRow>) -> Network {
     let mut network = row.value.0.clone();
     if let Some(project) = &network.metadata.project {
         let instances = control.instances.cache.all(&[project.as_str()]);
-        let used = instances.iter().filter(|row| row.value.0.status.address.is_some_and(|address| network.spec.cidr.contains(&address))).count();
+        let used = instances
+            .iter()
+            .filter(|row| row.value.0.status.address.is_some_and(|address| network.spec.cidr.contains(&address)))
+            .count();
         network.status.addresses_used = u32::try_from(used).unwrap_or(u32::MAX);
     }
     // The network itself, the gateway and the broadcast address are nobody's.

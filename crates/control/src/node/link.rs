@@ -9,8 +9,8 @@ use uuid::Uuid;
 use yun_api::node::{ControlLink, LinkError, NodeEvent, NodeLink, Registered};
 use yun_store::StoreError;
 use yun_types::{
-    Event, Generation, InstanceReport, Labels, Metadata, Name, Node, NodeFacts, NodeId, NodeOrder, NodeSpec, NodeState, NodeStatus, NodeUsage, ObjectKind,
-    Reserved, Severity,
+    Event, Generation, InstanceReport, Labels, Metadata, Name, Node, NodeFacts, NodeId, NodeOrder, NodeSpec, NodeState,
+    NodeStatus, NodeUsage, ObjectKind, Reserved, Severity,
 };
 
 /// How often a registration is tried again when others were faster.
@@ -44,9 +44,13 @@ impl ControlLink for LocalLink {
         if !c.live.heard(node, Some(usage), c.clock.monotonic(), c.clock.now()) {
             return Err(not_registered(node));
         }
-        let lost = |row: &&Arc<yun_store::Row<NodeRow>>| row.value.0.metadata.id == node.0 && row.value.0.status.state == NodeState::Lost;
+        let lost = |row: &&Arc<yun_store::Row<NodeRow>>| {
+            row.value.0.metadata.id == node.0 && row.value.0.status.state == NodeState::Lost
+        };
         match c.nodes.cache.all(&[]).iter().find(lost) {
-            Some(row) => super::reconcile::mark(c, &row.value.0.metadata.name, NodeState::Ready).await.map_err(unreachable),
+            Some(row) => {
+                super::reconcile::mark(c, &row.value.0.metadata.name, NodeState::Ready).await.map_err(unreachable)
+            }
             None => Ok(()),
         }
     }
@@ -66,7 +70,10 @@ impl ControlLink for LocalLink {
 
     async fn event(&self, node: NodeId, event: NodeEvent) -> Result<(), LinkError> {
         let c = &self.0;
-        let instance = event.instance.and_then(|id| crate::instance::by_id(c, id.0)).filter(|row| row.value.0.status.node == Some(node));
+        let instance = event
+            .instance
+            .and_then(|id| crate::instance::by_id(c, id.0))
+            .filter(|row| row.value.0.status.node == Some(node));
         let object = match (instance, event.object) {
             (Some(row), _) => Some(reference(ObjectKind::Instance, &row.value.0.metadata)),
             (None, Some(object)) => Some(object),
@@ -74,7 +81,9 @@ impl ControlLink for LocalLink {
             (None, None) if event.instance.is_some() => None,
             (None, None) => {
                 let rows = c.nodes.cache.all(&[]);
-                rows.iter().find(|row| row.value.0.metadata.id == node.0).map(|row| reference(ObjectKind::Node, &row.value.0.metadata))
+                rows.iter()
+                    .find(|row| row.value.0.metadata.id == node.0)
+                    .map(|row| reference(ObjectKind::Node, &row.value.0.metadata))
             }
         };
         if let Some(object) = object {
@@ -91,7 +100,9 @@ fn unreachable(error: StoreError) -> LinkError {
 }
 
 fn not_registered(node: NodeId) -> LinkError {
-    LinkError::NotFound(format!("node {node} has not registered with this control plane since it started: register first"))
+    LinkError::NotFound(format!(
+        "node {node} has not registered with this control plane since it started: register first"
+    ))
 }
 
 /// Creates or updates the node's row. A name that is known keeps its id, so that a node that was set up again gets its instances back.
@@ -102,7 +113,13 @@ async fn write(c: &Control, name: &Name, facts: &NodeFacts) -> Result<NodeId, St
     let known = found.is_some();
     let (row, rev) = match found {
         None => {
-            let status = NodeStatus { state: NodeState::Ready, facts: facts.clone(), reserved: Reserved::default(), used: NodeUsage::default(), seen: now };
+            let status = NodeStatus {
+                state: NodeState::Ready,
+                facts: facts.clone(),
+                reserved: Reserved::default(),
+                used: NodeUsage::default(),
+                seen: now,
+            };
             let metadata = Metadata {
                 id: Uuid::new_v4(),
                 name: name.clone(),
@@ -131,9 +148,17 @@ async fn write(c: &Control, name: &Name, facts: &NodeFacts) -> Result<NodeId, St
     };
     c.nodes.cache.wait_for(rev).await?;
     let object = reference(ObjectKind::Node, &row.0.metadata);
-    let (reason, message) = if known { ("Updated", "it says what it has") } else { ("Joined", "it is new in the pool") };
+    let (reason, message) =
+        if known { ("Updated", "it says what it has") } else { ("Joined", "it is new in the pool") };
     let message = format!("{message}: {}", row.0.status.facts.capacity);
-    c.events.record(|sequence, at| Event { sequence, at, object, severity: Severity::Normal, reason: reason.into(), message });
+    c.events.record(|sequence, at| Event {
+        sequence,
+        at,
+        object,
+        severity: Severity::Normal,
+        reason: reason.into(),
+        message,
+    });
     Ok(NodeId(row.0.metadata.id))
 }
 

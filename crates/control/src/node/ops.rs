@@ -27,7 +27,13 @@ pub async fn find(c: &Arc<Control>, node: &NameOrId) -> Result<Arc<Row<NodeRow>>
 }
 
 /// Changes a node, for example cordons it: what runs there stays, and nothing new comes.
-pub async fn update(c: &Arc<Control>, caller: &Caller, node: &NameOrId, spec: NodeSpec, if_match: Option<String>) -> Result<Arc<Row<NodeRow>>, Refusal> {
+pub async fn update(
+    c: &Arc<Control>,
+    caller: &Caller,
+    node: &NameOrId,
+    spec: NodeSpec,
+    if_match: Option<String>,
+) -> Result<Arc<Row<NodeRow>>, Refusal> {
     for _ in 0..ATTEMPTS {
         let row = find(c, node).await?;
         let name = row.value.0.metadata.name.clone();
@@ -60,5 +66,12 @@ fn tell(c: &Control, caller: &Caller, node: &NodeRow) {
         false => ("Uncordoned", format!("it takes new instances again, as {} asked", caller.name)),
     };
     let object = crate::operation::reference(ObjectKind::Node, &node.0.metadata);
-    c.events.record(|sequence, at| Event { sequence, at, object, severity: Severity::Normal, reason: reason.into(), message });
+    c.events.record(|sequence, at| Event {
+        sequence,
+        at,
+        object,
+        severity: Severity::Normal,
+        reason: reason.into(),
+        message,
+    });
 }

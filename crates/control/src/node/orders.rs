@@ -77,8 +77,11 @@ impl Feed {
     /// Subscribes first and looks then: what comes in between is looked at twice, and not missed.
     fn begin(&mut self) {
         let c = &self.c;
-        self.sources =
-            Some(Sources { instances: c.instances.cache.subscribe(), networks: c.networks.cache.subscribe(), images: c.images.cache.subscribe() });
+        self.sources = Some(Sources {
+            instances: c.instances.cache.subscribe(),
+            networks: c.networks.cache.subscribe(),
+            images: c.images.cache.subscribe(),
+        });
         self.told = Told::default();
         let mut dirty = Dirty { images: true, ..Dirty::default() };
         for row in c.instances.cache.all(&[]) {
@@ -107,7 +110,9 @@ impl Feed {
         for project in projects {
             let Some(network) = self.c.networks.cache.get(&[project.as_str(), NETWORK]) else { continue };
             let id = NetworkId(network.value.0.metadata.id);
-            if !self.told.networks_in_use().contains(&id) && !changed.instances.values().flatten().any(|instance| instance.nic.network == id) {
+            if !self.told.networks_in_use().contains(&id)
+                && !changed.instances.values().flatten().any(|instance| instance.nic.network == id)
+            {
                 continue;
             }
             let rows = self.c.instances.cache.all(&[project.as_str()]);
@@ -149,11 +154,16 @@ impl Dirty {
         for instance in sides.into_iter().flatten() {
             let Some(project) = &instance.metadata.project else { continue };
             if instance.status.node == Some(node) {
-                self.instances.insert((project.clone(), instance.metadata.name.clone(), InstanceId(instance.metadata.id)));
+                self.instances.insert((
+                    project.clone(),
+                    instance.metadata.name.clone(),
+                    InstanceId(instance.metadata.id),
+                ));
             }
         }
         // Names follow addresses, wherever the instance is.
-        let name = |side: Option<&Instance>| side.map(|i| (i.metadata.id, i.status.address, i.metadata.deleting.is_some()));
+        let name =
+            |side: Option<&Instance>| side.map(|i| (i.metadata.id, i.status.address, i.metadata.deleting.is_some()));
         if name(sides[0]) != name(sides[1]) {
             self.projects.extend(sides.into_iter().flatten().filter_map(|instance| instance.metadata.project.clone()));
         }

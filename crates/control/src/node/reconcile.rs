@@ -13,7 +13,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(10);
 /// Starts what watches over nodes.
 pub(crate) fn start(c: &Arc<Control>) {
     let watch = Watch { c: Arc::clone(c), started: c.clock.monotonic() };
-    let _runs_until_shutdown = run(&c.tasks, Arc::clone(&c.clock), "nodes", Schedule::every(Duration::from_secs(1)), Signal::default(), watch);
+    let _runs_until_shutdown =
+        run(&c.tasks, Arc::clone(&c.clock), "nodes", Schedule::every(Duration::from_secs(1)), Signal::default(), watch);
 }
 
 struct Watch {

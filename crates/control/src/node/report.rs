@@ -73,7 +73,10 @@ fn collect(c: &Control, node: NodeId, reports: &[InstanceReport]) -> BTreeMap<Uu
     let mut changed: BTreeMap<Uuid, Changed> = BTreeMap::new();
     for report in reports {
         let id = report.id.0;
-        let Some(row) = changed.get(&id).map(|changed| Arc::clone(&changed.row)).or_else(|| instance::by_id(c, id)) else { continue };
+        let Some(row) = changed.get(&id).map(|changed| Arc::clone(&changed.row)).or_else(|| instance::by_id(c, id))
+        else {
+            continue;
+        };
         let now = match changed.get(&id) {
             None => &row.value.0,
             Some(Changed { after: Some(after), .. }) => after,
@@ -96,7 +99,8 @@ fn tell(c: &Control, changed: &Changed) {
         return;
     }
     c.live.forget_instance(InstanceId(before.metadata.id));
-    let network = before.metadata.project.as_ref().and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]));
+    let network =
+        before.metadata.project.as_ref().and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]));
     if let (Some(network), Some(address)) = (network, before.status.address) {
         c.promises.rest(NetworkId(network.value.0.metadata.id), address, c.clock.monotonic());
     }

@@ -23,8 +23,8 @@ use uuid::Uuid;
 use yun_engine::work::Followed;
 use yun_store::{Row, StoreError, Table, Txn};
 use yun_types::{
-    Generation, Instance, Labels, Metadata, ObjectKind, ObjectRef, Operation, OperationId, OperationKind, OperationSpec, OperationStatus, Progress,
-    Timestamp,
+    Generation, Instance, Labels, Metadata, ObjectKind, ObjectRef, Operation, OperationId, OperationKind,
+    OperationSpec, OperationStatus, Progress, Timestamp,
 };
 
 pub(crate) use reconcile::start;
@@ -145,7 +145,8 @@ pub fn view(c: &Control, row: &Row<OperationRow>) -> Operation {
 
 fn progress(c: &Control, operation: &Operation) -> Progress {
     match operation.spec.kind {
-        OperationKind::ImageImport | OperationKind::ImageBuild => match c.works.get(OperationId(operation.metadata.id)) {
+        OperationKind::ImageImport | OperationKind::ImageBuild => match c.works.get(OperationId(operation.metadata.id))
+        {
             Some(work) => work.progress().borrow().clone(),
             None => operation.status.progress.clone(),
         },
@@ -159,5 +160,9 @@ fn progress(c: &Control, operation: &Operation) -> Progress {
 /// Tells two reports apart (FNV-1a, 32 bits). A collision only delays the next look.
 fn fingerprint(progress: &Progress) -> u32 {
     let percent = progress.percent.map_or(255, |percent| percent);
-    progress.message.bytes().chain([percent]).fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    progress
+        .message
+        .bytes()
+        .chain([percent])
+        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

@@ -24,7 +24,13 @@ pub async fn find(c: &Arc<Control>, caller: &Caller, id: OperationId) -> Result<
 }
 
 /// Waits until it has ended, or changed after `seen`, for at most `limit`.
-pub async fn wait(c: &Arc<Control>, caller: &Caller, id: OperationId, seen: Option<String>, limit: Duration) -> Result<Operation, Refusal> {
+pub async fn wait(
+    c: &Arc<Control>,
+    caller: &Caller,
+    id: OperationId,
+    seen: Option<String>,
+    limit: Duration,
+) -> Result<Operation, Refusal> {
     let mut deadline = c.clock.sleep(limit);
     loop {
         // Subscribed before looking, so that what happens in between wakes us.
@@ -67,7 +73,9 @@ pub async fn cancel(c: &Arc<Control>, caller: &Caller, id: OperationId) -> Resul
         if let Some(project) = &operation.metadata.project {
             caller.require(project, Role::Editor)?;
         }
-        if operation.status.state == OperationState::Cancelled || (operation.spec.cancel && !operation.status.state.ended()) {
+        if operation.status.state == OperationState::Cancelled
+            || (operation.spec.cancel && !operation.status.state.ended())
+        {
             return Ok(view(c, &row));
         }
         refuse_if_too_late(operation)?;
@@ -88,7 +96,10 @@ pub async fn cancel(c: &Arc<Control>, caller: &Caller, id: OperationId) -> Resul
 fn refuse_if_too_late(operation: &Operation) -> Result<(), Refusal> {
     let (kind, target) = (operation.spec.kind, &operation.spec.target);
     if operation.status.state.ended() {
-        return Err(Refusal::conflict("Ended", format!("cannot take the {kind} of {target} back: it has {} already", operation.status.state)));
+        return Err(Refusal::conflict(
+            "Ended",
+            format!("cannot take the {kind} of {target} back: it has {} already", operation.status.state),
+        ));
     }
     if yun_plan::operation::cancellable(kind) {
         return Ok(());
@@ -96,7 +107,9 @@ fn refuse_if_too_late(operation: &Operation) -> Result<(), Refusal> {
     let way_out = match kind {
         OperationKind::InstanceDelete => "what is deleted cannot come back; create it again".to_owned(),
         OperationKind::InstanceStop => format!("start it again with yun start {}", target.name),
-        OperationKind::InstanceStart | OperationKind::InstanceRestart => format!("stop it with yun stop {}", target.name),
+        OperationKind::InstanceStart | OperationKind::InstanceRestart => {
+            format!("stop it with yun stop {}", target.name)
+        }
         OperationKind::InstancePause => format!("let it go on with yun resume {}", target.name),
         OperationKind::InstanceResume => format!("pause it with yun pause {}", target.name),
         _ => "ask for the change that undoes it".to_owned(),
@@ -123,7 +136,10 @@ async fn take_back(c: &Arc<Control>, row: &Row<OperationRow>) -> Result<(), Stor
             }
         }
         txn = instance::add_write(txn, &launched, after.as_ref())?;
-        for other in running(c).into_iter().filter(|other| other.value.0.spec.target.id == launched.value.0.metadata.id && other.key != row.key) {
+        for other in running(c)
+            .into_iter()
+            .filter(|other| other.value.0.spec.target.id == launched.value.0.metadata.id && other.key != row.key)
+        {
             if let Some(status) = yun_plan::operation::settle(&other.value.0, after.as_ref(), c.clock.now()) {
                 txn = super::add_end(txn, &other, status)?;
             }

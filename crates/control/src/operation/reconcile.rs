@@ -23,7 +23,8 @@ const AT_ONCE: usize = 100;
 pub(crate) fn start(c: &Arc<Control>) {
     let schedule = Schedule::every(Duration::from_secs(30));
     let reconciler = Operations { c: Arc::clone(c) };
-    let _runs_until_shutdown = run(&c.tasks, Arc::clone(&c.clock), "operations", schedule, c.wake_operations.clone(), reconciler);
+    let _runs_until_shutdown =
+        run(&c.tasks, Arc::clone(&c.clock), "operations", schedule, c.wake_operations.clone(), reconciler);
 }
 
 struct Operations {
@@ -53,7 +54,11 @@ pub(super) async fn settle_all(c: &Control) -> Result<usize, StoreError> {
     let mut ended = 0;
     for row in rows.iter().filter(|row| !of_image(row)) {
         let instance = target(c, &row.value.0);
-        let Some(status) = yun_plan::operation::settle(&row.value.0, instance.as_ref().map(|row| &row.value.0), c.clock.now()) else { continue };
+        let Some(status) =
+            yun_plan::operation::settle(&row.value.0, instance.as_ref().map(|row| &row.value.0), c.clock.now())
+        else {
+            continue;
+        };
         match commit(&*c.store, add_end(Txn::new(), row, status)?).await {
             Ok(out) => {
                 ended += 1;
@@ -74,14 +79,17 @@ fn of_image(row: &Row<OperationRow>) -> bool {
 pub(super) async fn forget_old(c: &Control) -> Result<usize, StoreError> {
     let now = c.clock.now();
     // Keys are in the order of time: the newest come last.
-    let ended: Vec<Arc<Row<OperationRow>>> = c.operations.cache.all(&[]).into_iter().filter(|row| row.value.0.status.state.ended()).collect();
+    let ended: Vec<Arc<Row<OperationRow>>> =
+        c.operations.cache.all(&[]).into_iter().filter(|row| row.value.0.status.state.ended()).collect();
     let too_many = ended.len().saturating_sub(KEPT);
     let old = |(at, row): &(usize, &Arc<Row<OperationRow>>)| {
         *at < too_many || row.value.0.status.ended.is_some_and(|ended| now - ended > KEPT_FOR)
     };
     let old: Vec<_> = ended.iter().enumerate().filter(old).map(|(_, row)| row).collect();
     for some in old.chunks(AT_ONCE) {
-        let txn = some.iter().fold(Txn::new(), |txn, row| txn.then(Table::<OperationRow>::op_del(&[&row.value.0.metadata.id.to_string()])));
+        let txn = some.iter().fold(Txn::new(), |txn, row| {
+            txn.then(Table::<OperationRow>::op_del(&[&row.value.0.metadata.id.to_string()]))
+        });
         let out = commit(&*c.store, txn).await?;
         c.operations.cache.wait_for(out.rev).await?;
     }

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use yun_api::cloud::ProjectCreate;
 use yun_store::{Row, Table, Txn, commit};
 use yun_types::{
-    Generation, Labels, Metadata, Name, NameOrId, Network, NetworkSpec, NetworkStatus, ObjectKind, Project, ProjectSpec, ProjectStatus, Role, Timestamp,
+    Generation, Labels, Metadata, Name, NameOrId, Network, NetworkSpec, NetworkStatus, ObjectKind, Project,
+    ProjectSpec, ProjectStatus, Role, Timestamp,
 };
 
 /// How often a change is tried again when others were faster.
@@ -32,7 +33,11 @@ pub fn find(control: &Control, caller: &Caller, project: &NameOrId) -> Result<Ar
 }
 
 /// Creates a project with its network.
-pub async fn create(control: &Arc<Control>, caller: &Caller, body: ProjectCreate) -> Result<Arc<Row<ProjectRow>>, Refusal> {
+pub async fn create(
+    control: &Arc<Control>,
+    caller: &Caller,
+    body: ProjectCreate,
+) -> Result<Arc<Row<ProjectRow>>, Refusal> {
     insert(control, body, caller.once.as_ref()).await
 }
 
@@ -69,7 +74,11 @@ async fn insert(
         spec: NetworkSpec { cidr: free_range(control, id)?, mtu: MTU },
         status: NetworkStatus::default(),
     };
-    let project = Project { metadata: metadata(id, name.clone(), None, body.labels), spec: body.spec, status: ProjectStatus::default() };
+    let project = Project {
+        metadata: metadata(id, name.clone(), None, body.labels),
+        spec: body.spec,
+        status: ProjectStatus::default(),
+    };
     let (at, network_at) = ([name.as_str()], [name.as_str(), DEFAULT_NETWORK]);
     let txn = Txn::new()
         .when(Table::<ProjectRow>::cmp_absent(&at))
@@ -82,7 +91,12 @@ async fn insert(
     };
     let out = match commit(&*control.store, txn).await {
         Err(e) if e.is_conflict() && control.projects.table.get(&at).await?.is_some() => {
-            return Err(Refusal::conflict("Exists", format!("project {name} exists already: choose another name, or use it as it is (yun project show {name})")));
+            return Err(Refusal::conflict(
+                "Exists",
+                format!(
+                    "project {name} exists already: choose another name, or use it as it is (yun project show {name})"
+                ),
+            ));
         }
         other => other?,
     };
@@ -105,7 +119,12 @@ fn free_range(control: &Control, seed: Uuid) -> Result<ipnet::Ipv4Net, Refusal> 
 async fn settled(control: &Control, name: &Name, rev: yun_store::Rev) -> Result<Arc<Row<ProjectRow>>, Refusal> {
     control.projects.cache.wait_for(rev).await?;
     let row = control.projects.cache.get(&[name.as_str()]);
-    row.ok_or_else(|| Refusal::conflict("Conflict", format!("project {name} was deleted by another request meanwhile: list projects and decide again")))
+    row.ok_or_else(|| {
+        Refusal::conflict(
+            "Conflict",
+            format!("project {name} was deleted by another request meanwhile: look again with: yun project ls"),
+        )
+    })
 }
 
 /// Changes a project. Its quota is the cloud's to change.
@@ -119,7 +138,9 @@ pub async fn update(
     let row = find(control, caller, project)?;
     let name = &row.value.0.metadata.name;
     for _ in 0..ATTEMPTS {
-        let Some(row) = control.projects.table.get(&[name.as_str()]).await? else { return Err(not_found(control, caller, project)) };
+        let Some(row) = control.projects.table.get(&[name.as_str()]).await? else {
+            return Err(not_found(control, caller, project));
+        };
         if if_match.as_ref().is_some_and(|wanted| *wanted != row.rev.to_string()) {
             return Err(Refusal::stale(ObjectKind::Project, name));
         }
@@ -148,7 +169,10 @@ pub async fn delete(control: &Arc<Control>, caller: &Caller, project: &NameOrId)
     let row = find(control, caller, project)?;
     let name = row.value.0.metadata.name.clone();
     if name == Name::default_project() {
-        return Err(Refusal::conflict("ProjectNeeded", "project default cannot be deleted: requests that name no project are about it"));
+        return Err(Refusal::conflict(
+            "ProjectNeeded",
+            "project default cannot be deleted: requests that name no project are about it",
+        ));
     }
     refuse_if_used(&name, &owned_in_caches(control, &name))?;
     // From now on nothing new can be made in it: what creates compares the project's revision.
@@ -165,10 +189,12 @@ async fn delete_marked(control: &Control, name: &Name, marked: &Row<ProjectRow>)
     let instances = Table::<InstanceRow>::new(Arc::clone(&control.store)).list(&project, None, None, 20).await?;
     let images = Table::<ImageRow>::new(Arc::clone(&control.store)).list(&project, None, None, 20).await?;
     let named = |kind: &str, name: &Name| format!("{kind} {name}");
-    let mut owned: Vec<String> = instances.rows.iter().map(|row| named("instance", &row.value.0.metadata.name)).collect();
+    let mut owned: Vec<String> =
+        instances.rows.iter().map(|row| named("instance", &row.value.0.metadata.name)).collect();
     owned.extend(images.rows.iter().map(|row| named("image", &row.value.0.metadata.name)));
     refuse_if_used(name, &owned)?;
-    let mut txn = Txn::new().when(Table::<ProjectRow>::cmp_rev(&project, marked.rev)).then(Table::<ProjectRow>::op_del(&project));
+    let mut txn =
+        Txn::new().when(Table::<ProjectRow>::cmp_rev(&project, marked.rev)).then(Table::<ProjectRow>::op_del(&project));
     for network in control.networks.cache.all(&project) {
         txn = txn.then(Table::<NetworkRow>::op_del(&[name.as_str(), network.value.0.metadata.name.as_str()]));
     }
@@ -214,7 +240,7 @@ fn refuse_if_used(name: &Name, owned: &[String]) -> Result<(), Refusal> {
         "ProjectInUse",
         format!(
             "project {name} cannot be deleted: it owns {list}{more}; delete them first \
-             (yun instance delete NAME --project {name}, yun image delete NAME --project {name})"
+             (yun rm -p {name} NAME, yun image rm -p {name} NAME)"
         ),
     ))
 }

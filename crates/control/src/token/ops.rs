@@ -19,7 +19,9 @@ const FIRST: &str = "admin";
 pub fn governs(caller: &Caller, token: &Token) -> bool {
     let within = || {
         let projects = &token.spec.projects;
-        token.spec.cloud.is_none() && !projects.is_empty() && projects.keys().all(|project| caller.role_in(project) == Some(Role::Admin))
+        token.spec.cloud.is_none()
+            && !projects.is_empty()
+            && projects.keys().all(|project| caller.role_in(project) == Some(Role::Admin))
     };
     caller.has_cloud(Role::Admin) || within()
 }
@@ -40,11 +42,16 @@ fn check(control: &Control, caller: &Caller, body: &TokenCreate) -> Result<(), R
     if spec.cloud.is_none() && spec.projects.is_empty() {
         return Err(Refusal::bad_request(
             "NoRole",
-            format!("token {name} would allow nothing: give it a role, as in --role editor --project default, or --cloud-role viewer"),
+            format!(
+                "token {name} would allow nothing: give it a role, as in --role editor --in default, or --cloud-role viewer"
+            ),
         ));
     }
     if let Some(expires) = spec.expires.filter(|end| *end <= control.clock.now()) {
-        return Err(Refusal::bad_request("Expired", format!("token {name} would have expired at {expires}: choose a time in the future")));
+        return Err(Refusal::bad_request(
+            "Expired",
+            format!("token {name} would have expired at {expires}: choose a time in the future"),
+        ));
     }
     if spec.cloud.is_some() {
         caller.require_cloud(Role::Admin)?;
@@ -84,9 +91,10 @@ async fn insert(control: &Control, name: Name, spec: TokenSpec) -> Result<TokenC
             token.metadata.revision = out.rev.to_string();
             Ok(TokenCreated { token, secret })
         }
-        Err(StoreError::Exists { .. }) => {
-            Err(Refusal::conflict("Exists", format!("token {name} exists already: choose another name, or revoke it first (yun token delete {name})")))
-        }
+        Err(StoreError::Exists { .. }) => Err(Refusal::conflict(
+            "Exists",
+            format!("token {name} exists already: choose another name, or revoke it first (yun token rm {name})"),
+        )),
         Err(e) => Err(e.into()),
     }
 }

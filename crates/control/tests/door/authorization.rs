@@ -7,12 +7,16 @@ use std::collections::BTreeMap;
 use tokio_tungstenite::tungstenite::Message;
 use yun_api::cloud::TokenCreate;
 use yun_control::rows::OperationRow;
-use yun_types::{Generation, Metadata, ObjectKind, ObjectRef, Operation, OperationKind, OperationSpec, OperationStatus, Role, TokenSpec};
+use yun_types::{
+    Generation, Metadata, ObjectKind, ObjectRef, Operation, OperationKind, OperationSpec, OperationStatus, Role,
+    TokenSpec,
+};
 
 const OPERATION: u128 = 0x0190_0000_0000_7000_8000_0000_0000_0001;
 
 /// Who asks: a name, and how far their roles reach.
-const CALLERS: [&str; 9] = ["nobody", "stranger", "viewer", "editor", "beta-admin", "cloud-viewer", "cloud-editor", "admin", "cloud-admin"];
+const CALLERS: [&str; 9] =
+    ["nobody", "stranger", "viewer", "editor", "beta-admin", "cloud-viewer", "cloud-editor", "admin", "cloud-admin"];
 
 /// Who is let in.
 fn allowed(operation: &str) -> Option<&'static [&'static str]> {
@@ -27,10 +31,11 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         "whoami" | "watch" | "event_stream" | "project_list" | "token_list" => TOKENS,
         "audit_list" | "project_create" | "project_delete" | "node_update" => CLOUD_ADMINS,
         "task_list" | "node_list" | "node_get" => CLOUD_VIEWERS,
-        "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list" | "image_get" | "network_list"
-        | "network_get" | "operation_list" | "operation_get" => VIEWERS,
-        "instance_create" | "instance_update" | "instance_delete" | "instance_action" | "instance_exec" | "instance_console" | "instance_dial"
-        | "image_create" | "image_upload" | "image_verify" | "image_delete" | "operation_cancel" => EDITORS,
+        "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list"
+        | "image_get" | "network_list" | "network_get" | "operation_list" | "operation_get" => VIEWERS,
+        "instance_create" | "instance_update" | "instance_delete" | "instance_action" | "instance_exec"
+        | "instance_console" | "instance_dial" | "image_create" | "image_upload" | "image_verify" | "image_delete"
+        | "operation_cancel" => EDITORS,
         "project_update" | "token_create" | "token_delete" => ADMINS,
         _ => return None,
     })
@@ -51,7 +56,11 @@ fn endpoints() -> Vec<Endpoint> {
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, endpoint) in methods.as_object().unwrap() {
             let parameters = endpoint["parameters"].as_array().cloned().unwrap_or_default();
-            let query = parameters.iter().filter(|p| p["in"] == "query").map(|p| p["name"].as_str().unwrap().to_owned()).collect();
+            let query = parameters
+                .iter()
+                .filter(|p| p["in"] == "query")
+                .map(|p| p["name"].as_str().unwrap().to_owned())
+                .collect();
             endpoints.push(Endpoint {
                 operation: endpoint["operationId"].as_str().unwrap().to_owned(),
                 method: method.to_uppercase().parse().unwrap(),
@@ -81,9 +90,19 @@ fn body(operation: &str) -> Option<Value> {
 
 async fn call(world: &World, endpoint: &Endpoint, secret: &str) -> (u16, String) {
     let id = uuid::Uuid::from_u128(OPERATION).to_string();
-    let values =
-        [("project", "alpha"), ("instance", "web"), ("image", "base"), ("network", "default"), ("node", "one"), ("operation", &id), ("action", "start"),
-         ("port", "80"), ("token", "victim"), ("name", "up"), ("command", "[\"true\"]")];
+    let values = [
+        ("project", "alpha"),
+        ("instance", "web"),
+        ("image", "base"),
+        ("network", "default"),
+        ("node", "one"),
+        ("operation", &id),
+        ("action", "start"),
+        ("port", "80"),
+        ("token", "victim"),
+        ("name", "up"),
+        ("command", "[\"true\"]"),
+    ];
     let values = BTreeMap::from(values);
     let mut path = endpoint.path.clone();
     for (key, value) in &values {
@@ -91,10 +110,18 @@ async fn call(world: &World, endpoint: &Endpoint, secret: &str) -> (u16, String)
     }
     // Audit and streams without an end are asked for no more than they hold now.
     let asked = endpoint.query.iter().filter(|key| matches!(key.as_str(), "project" | "name" | "command"));
-    let query: Vec<(&str, &str)> = asked.filter(|_| endpoint.operation != "watch" && endpoint.operation != "event_stream").map(|key| (key.as_str(), values[key.as_str()])).collect();
+    let query: Vec<(&str, &str)> = asked
+        .filter(|_| endpoint.operation != "watch" && endpoint.operation != "event_stream")
+        .map(|key| (key.as_str(), values[key.as_str()]))
+        .collect();
     let mut request = world.http(secret).request(endpoint.method.clone(), world.url(&path)).query(&query);
     if endpoint.websocket {
-        let headers = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==")];
+        let headers = [
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ];
         for (key, value) in headers {
             request = request.header(key, value);
         }
@@ -167,10 +194,18 @@ async fn every_operation_lets_in_whom_it_should_and_nobody_else() {
             if endpoint.operation == "token_delete" {
                 // Whoever may revoke it finds it.
                 let spec = TokenSpec { projects: [(name("alpha"), Role::Viewer)].into(), ..TokenSpec::default() };
-                let _ = yun_control::token::ops::create(&world.control, &world.root(), TokenCreate { name: name("victim"), spec }).await;
+                let _ = yun_control::token::ops::create(
+                    &world.control,
+                    &world.root(),
+                    TokenCreate { name: name("victim"), spec },
+                )
+                .await;
             }
             let (status, message) = call(&world, &endpoint, &secrets[caller]).await;
-            let hidden = status == 404 && (message.contains("project alpha") || message.contains("token victim") || message.starts_with("operation "));
+            let hidden = status == 404
+                && (message.contains("project alpha")
+                    || message.contains("token victim")
+                    || message.starts_with("operation "));
             let refused = matches!(status, 401 | 403) || hidden;
             let anonymous = matches!(caller, "nobody" | "stranger");
             let right = if allowed.contains(&caller) { !refused } else { refused && (status == 401) == anonymous };
@@ -186,7 +221,11 @@ async fn every_operation_lets_in_whom_it_should_and_nobody_else() {
 /// The golden list of operations without an expectation here. It may only shrink; it is empty.
 #[test]
 fn no_operation_is_without_an_authorization_test() {
-    let uncovered: Vec<String> = endpoints().into_iter().map(|endpoint| endpoint.operation).filter(|operation| allowed(operation).is_none()).collect();
+    let uncovered: Vec<String> = endpoints()
+        .into_iter()
+        .map(|endpoint| endpoint.operation)
+        .filter(|operation| allowed(operation).is_none())
+        .collect();
     let uncovered = uncovered.iter().map(|operation| format!("{operation}\n")).collect::<String>();
     expect_test::expect_file!["../uncovered-authz-endpoints.txt"].assert_eq(&uncovered);
 }
@@ -194,7 +233,8 @@ fn no_operation_is_without_an_authorization_test() {
 #[test]
 fn the_policy_has_one_rule_for_each_operation_and_no_other() {
     let mut documented: Vec<String> = endpoints().into_iter().map(|endpoint| endpoint.operation).collect();
-    let mut ruled: Vec<String> = yun_control::auth::policy::RULES.iter().map(|rule| rule.operation.to_owned()).collect();
+    let mut ruled: Vec<String> =
+        yun_control::auth::policy::RULES.iter().map(|rule| rule.operation.to_owned()).collect();
     documented.sort();
     ruled.sort();
     assert_eq!(documented, ruled);

@@ -35,7 +35,12 @@ async fn next(lines: &mut Lines) -> Value {
 
 fn told(line: &Value) -> String {
     let object = &line["object"];
-    format!("{} {} {}", line["change"].as_str().unwrap(), object["kind"].as_str().unwrap_or("-"), object["metadata"]["name"].as_str().unwrap_or("-"))
+    format!(
+        "{} {} {}",
+        line["change"].as_str().unwrap(),
+        object["kind"].as_str().unwrap_or("-"),
+        object["metadata"]["name"].as_str().unwrap_or("-")
+    )
 }
 
 /// The lines up to the first bookmark.
@@ -67,7 +72,8 @@ async fn a_watch_lists_then_follows_and_goes_on_where_it_was() {
     let after = added["revision"].as_str().unwrap();
     let mut later = open(&world, &world.admin, &format!("/v1/watch?kind=project&after={after}")).await.unwrap();
     assert_eq!(told(&next(&mut later).await), "added project beta");
-    let list: Value = world.http(&world.admin).get(world.url("/v1/projects")).send().await.unwrap().json().await.unwrap();
+    let list: Value =
+        world.http(&world.admin).get(world.url("/v1/projects")).send().await.unwrap().json().await.unwrap();
     let listed_at = list["revision"].as_str().unwrap();
     let mut from_list = open(&world, &world.admin, &format!("/v1/watch?kind=project&after={listed_at}")).await.unwrap();
     let row = world.control.projects.cache.get(&["beta"]).unwrap();
@@ -77,7 +83,11 @@ async fn a_watch_lists_then_follows_and_goes_on_where_it_was() {
     assert_eq!(told(&next(&mut from_list).await), "modified project beta");
     assert_eq!(told(&next(&mut from_list).await), "deleted project beta");
 
-    for (after, refused) in [("0.1", (410, "RevisionCompacted")), ("999999.1", (410, "RevisionCompacted")), ("yesterday", (400, "BadRevision"))] {
+    for (after, refused) in [
+        ("0.1", (410, "RevisionCompacted")),
+        ("999999.1", (410, "RevisionCompacted")),
+        ("yesterday", (400, "BadRevision")),
+    ] {
         let error = open(&world, &world.admin, &format!("/v1/watch?kind=project&after={after}")).await.err().unwrap();
         assert_eq!((error.0, error.1.as_str()), refused, "{after}");
     }
@@ -127,7 +137,12 @@ fn record(world: &World, project: &str, object: &str) -> u64 {
     world.control.events.record(|sequence, at| Event {
         sequence,
         at,
-        object: ObjectRef { kind: ObjectKind::Instance, name: object.into(), id: uuid::Uuid::nil(), project: Some(name(project)) },
+        object: ObjectRef {
+            kind: ObjectKind::Instance,
+            name: object.into(),
+            id: uuid::Uuid::nil(),
+            project: Some(name(project)),
+        },
         severity: Severity::Normal,
         reason: "Tested".into(),
         message: format!("{object} was tested"),
@@ -143,8 +158,12 @@ async fn events_are_tailed_filtered_and_followed() {
     let first = record(&world, "alpha", "web");
     record(&world, "beta", "hidden");
     record(&world, "alpha", "db");
-    let named = |lines: Vec<Value>| -> Vec<String> { lines.iter().map(|line| line["object"]["name"].as_str().unwrap().to_owned()).collect() };
-    let all = async |query: &str| named(open(&world, &alpha, &format!("/v1/events?{query}")).await.unwrap().collect::<Vec<_>>().await);
+    let named = |lines: Vec<Value>| -> Vec<String> {
+        lines.iter().map(|line| line["object"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = async |query: &str| {
+        named(open(&world, &alpha, &format!("/v1/events?{query}")).await.unwrap().collect::<Vec<_>>().await)
+    };
     assert_eq!(all("").await, ["web", "db"]);
     assert_eq!(all("tail=1").await, ["db"]);
     assert_eq!(all("object=web").await, ["web"]);
@@ -163,7 +182,9 @@ async fn streams_do_not_hold_up_the_end() {
     let mut watch = open(&world, &world.admin, "/v1/watch").await.unwrap();
     listed(&mut watch).await;
     let mut events = open(&world, &world.admin, "/v1/events?follow=true").await.unwrap();
-    let ended = tokio::spawn(async move { (watch.by_ref().collect::<Vec<_>>().await.len(), events.by_ref().collect::<Vec<_>>().await.len()) });
+    let ended = tokio::spawn(async move {
+        (watch.by_ref().collect::<Vec<_>>().await.len(), events.by_ref().collect::<Vec<_>>().await.len())
+    });
     tokio::time::timeout(Duration::from_secs(4), world.running.shutdown()).await.expect("nothing has to be cut off");
     ended.await.unwrap();
 }
@@ -172,7 +193,8 @@ async fn streams_do_not_hold_up_the_end() {
 async fn a_refused_session_says_why() {
     let world = World::new().await;
     let client = world.admin();
-    let upgraded = client.instance_exec().instance(name("nothing")).command("[\"true\"]").send().await.unwrap().into_inner();
+    let upgraded =
+        client.instance_exec().instance(name("nothing")).command("[\"true\"]").send().await.unwrap().into_inner();
     let (mut session, carry) = yun_api::frames::connect(crate::world::socket(upgraded).await);
     let carrying = tokio::spawn(carry);
     let frame = tokio::time::timeout(Duration::from_secs(20), session.output.recv()).await.unwrap().unwrap();

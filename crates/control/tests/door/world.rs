@@ -1,11 +1,23 @@
 //! A control plane over a real store, behind real TLS, on a port that the kernel chose.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol};
 use yun_api::{client, cloud::TokenCreate};
-use yun_control::{Running, auth::Caller, core::{Control, ControlConfig}, token};
-use yun_engine::{clock::{Clock, SystemClock}, tasks::Tasks};
-use yun_store::{Options, SqliteStore};
+use yun_control::{
+    Running,
+    auth::Caller,
+    core::{Control, ControlConfig},
+    token,
+};
+use yun_engine::{
+    clock::{Clock, SystemClock},
+    tasks::Tasks,
+};
+use yun_store::{Options, SqliteStore, StoreError};
 use yun_types::{CloudId, Name, Role, TokenSpec};
 
 /// A running control plane. `directory` outlives it, for a second one over the same files.
@@ -26,7 +38,15 @@ impl World {
     }
 
     async fn over(directory: Arc<tempfile::TempDir>, admin: Option<String>) -> Self {
-        let store = SqliteStore::open(&directory.path().join("state"), Options::default()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let state = directory.path().join("state");
+        let store = loop {
+            match SqliteStore::open(&state, Options::default()) {
+                // The last handle of the one before was dropped, and its files are being closed.
+                Err(StoreError::Locked { .. }) if Instant::now() < deadline => tokio::task::yield_now().await,
+                opened => break opened.unwrap(),
+            }
+        };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let config = ControlConfig {
             cloud: CloudId(uuid::Uuid::from_u128(7)),
@@ -47,15 +67,7 @@ impl World {
     pub(crate) async fn restart(self) -> Self {
         let Self { control, admin, running, directory } = self;
         running.shutdown().await;
-        let store = Arc::downgrade(&control.store);
         drop(control);
-        // The caches let go of the store a moment after the last handle went.
-        let gone = async {
-            while store.strong_count() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("nothing holds on to a control plane that was shut down");
         Self::over(directory, Some(admin)).await
     }
 
@@ -105,7 +117,11 @@ impl World {
     }
 
     pub(crate) async fn project(&self, name: &str) {
-        let body = yun_api::cloud::ProjectCreate { name: self::name(name), labels: BTreeMap::new(), spec: yun_types::ProjectSpec::default() };
+        let body = yun_api::cloud::ProjectCreate {
+            name: self::name(name),
+            labels: BTreeMap::new(),
+            spec: yun_types::ProjectSpec::default(),
+        };
         yun_control::project::ops::create(&self.control, &self.root(), body).await.unwrap();
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Harness, Kit, Program, dropped_after, must, refused, soon, until};
 use crate::{Attachment, ErrorKind, InstanceHandle, Observed};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use std::time::{Duration, Instant};
 use yun_engine::session::{ExecRequest, Input, LogRequest, Output, Session};
 use yun_types::{DesiredInstance, Exit, Generation, InstanceKind, Timestamp};
@@ -208,11 +208,13 @@ async fn what_was_removed_is_nothing(harness: &dyn Harness) {
     let never = harness.instance(Program::Patient).id;
     let kit = harness.kit().await;
     must("remove of an unknown instance", kit.instance.remove(never).await);
-    let lines: Vec<_> = must("logs of an unknown instance", kit.instance.logs(never, LogRequest::default()).await)
-        .try_collect()
-        .await
-        .unwrap_or_else(|error| panic!("logs of an unknown instance: {error}"));
-    assert_eq!(lines, [], "logs of an unknown instance");
+    match kit.instance.logs(never, LogRequest::default()).await {
+        Ok(lines) => assert_eq!(lines.count().await, 0, "logs of an unknown instance"),
+        Err(error) => assert_eq!(error.kind, ErrorKind::NotFound, "logs of an unknown instance: {error}"),
+    }
+    let subject = Subject::prepared(harness, Program::Patient).await;
+    assert_eq!(lines(&subject, LogRequest::default()).await, [""; 0], "logs before the first start");
+    subject.remove().await;
 
     let subject = Subject::running(harness, Program::Patient).await;
     let (kit, handle) = (subject.kit.clone(), subject.handle.clone());

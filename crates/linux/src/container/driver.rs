@@ -99,6 +99,17 @@ impl ContainerDriver {
         self.inner.blocking("measure a container", move || group.usage()).await
     }
 
+    async fn freeze(&self, id: InstanceId, frozen: bool) -> Result<()> {
+        let this = self.clone();
+        let turn = self.inner.turn(id).await;
+        let work = async move {
+            let _turn = turn;
+            this.inner.detect().await?;
+            this.inner.freeze(&this.files(id), frozen).await
+        };
+        self.inner.finish(work).await
+    }
+
     fn files(&self, id: InstanceId) -> Files {
         Files::new(&self.inner.host, id)
     }
@@ -220,13 +231,16 @@ impl InstanceDriver for ContainerDriver {
     async fn prepare(&self, instance: &DesiredInstance, image: &LocalImage, network: Option<&Attachment>) -> Result<InstanceHandle> {
         let (id, generation) = (instance.id, instance.generation);
         let (this, instance, image, network) = (self.clone(), instance.clone(), image.clone(), network.cloned());
+        let turn = self.inner.turn(id).await;
         let work = async move {
-            let _turn = this.inner.turn(id).await;
+            let _turn = turn;
             this.inner.detect().await?;
             let files = this.files(id);
             let runs = this.inner.runs(&files).await?;
             let group = runs.then(|| this.inner.group(&files)).transpose()?;
+            let lock = if runs { None } else { Some(this.inner.claim(&files).await?) };
             let work = move || {
+                let _lock = lock;
                 Request { files: &files, instance: &instance, image: &image, network: network.as_ref(), runs }.carry_out()?;
                 match group {
                     Some(group) => group
@@ -243,8 +257,9 @@ impl InstanceDriver for ContainerDriver {
 
     async fn start(&self, handle: &InstanceHandle) -> Result<InstanceHandle> {
         let (this, id) = (self.clone(), handle.id);
+        let turn = self.inner.turn(id).await;
         let work = async move {
-            let _turn = this.inner.turn(id).await;
+            let _turn = turn;
             let _stays = this.inner.starts.read().await;
             this.inner.start(&this.files(id)).await
         };
@@ -268,19 +283,17 @@ impl InstanceDriver for ContainerDriver {
     }
 
     async fn pause(&self, handle: &InstanceHandle) -> Result<()> {
-        self.inner.detect().await?;
-        self.inner.freeze(&self.files(handle.id), true).await
+        self.freeze(handle.id, true).await
     }
 
     async fn resume(&self, handle: &InstanceHandle) -> Result<()> {
-        self.inner.detect().await?;
-        self.inner.freeze(&self.files(handle.id), false).await
+        self.freeze(handle.id, false).await
     }
 
     async fn remove(&self, id: InstanceId) -> Result<()> {
         let this = self.clone();
+        let turn = self.inner.turn(id).await;
         let work = async move {
-            let turn = this.inner.turn(id).await;
             this.inner.remove(id).await?;
             this.inner.forget(id, turn);
             this.inner.remove_empty_parent().await;

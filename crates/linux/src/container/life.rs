@@ -141,26 +141,44 @@ impl Inner {
         }
     }
 
+    /// Takes the lock of a container that does not run, once nobody else has it.
+    pub(super) async fn claim(self: &Arc<Self>, files: &Files) -> Result<Lock> {
+        let deadline = tokio::time::Instant::now() + PASSING;
+        loop {
+            let paths = files.clone();
+            let take = move || {
+                fs::create_dir_all(&paths.run)?;
+                Lock::take(&paths)
+            };
+            if let Some(lock) = self.blocking("lock a container", take).await? {
+                return Ok(lock);
+            }
+            if tokio::time::Instant::now() > deadline {
+                let message = format!("container {} is held by another process of yun, or by its shim, for {PASSING:?}", files.id);
+                return Err(DriverError::new(ErrorKind::Timeout, "ShimHangs", message));
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
     /// Starts it, unless it runs.
     pub(super) async fn start(self: &Arc<Self>, files: &Files) -> Result<()> {
         self.ready().await?;
-        let lock = loop {
-            if matches!(self.cared_for(files).await?, Truth::Running { .. }) {
-                return Ok(());
-            }
-            let files = files.clone();
-            let taken = self.blocking("lock a container", move || {
-                fs::create_dir_all(&files.run)?;
-                Lock::take(&files)
-            });
-            if let Some(lock) = taken.await? {
-                break lock;
-            }
-            tokio::time::sleep(STEP).await;
+        let missing = || {
+            let message = format!("container {} was not prepared on this node: prepare it first", files.id);
+            DriverError::new(ErrorKind::NotFound, "NotPrepared", message)
         };
-        let prepared = files.prepared().ok_or_else(|| {
-            DriverError::new(ErrorKind::NotFound, "NotPrepared", format!("container {} was not prepared on this node: prepare it first", files.id))
-        })?;
+        if matches!(self.cared_for(files).await?, Truth::Running { .. }) {
+            return Ok(());
+        }
+        files.prepared().ok_or_else(missing)?;
+        let lock = self.claim(files).await?;
+        let Some(prepared) = files.prepared() else {
+            // Removed meanwhile by another process: nothing of ours may stay.
+            let run = files.run.clone();
+            self.blocking("remove a container's files", move || remove_tree(&run)).await?;
+            return Err(missing());
+        };
         self.clear(files).await?;
         let attempt = {
             let (files, layers) = (files.clone(), prepared.layers.clone());
@@ -250,7 +268,16 @@ impl Inner {
             // A main process that does not handle the signal never learns of it: there is nothing to be gained by waiting.
             let ended = !dropped && tokio::time::timeout(grace, main.ended()).await.is_ok();
             if !ended {
-                self.kill(files).await?;
+                // Under the turn and to its end, so that it can never hit a later start.
+                let (turn, inner, files) = (self.turn(files.id).await, self.clone(), files.clone());
+                let kill = async move {
+                    let _turn = turn;
+                    match inner.look(&files).await? {
+                        Truth::Running { running, .. } if running.main == main => inner.kill(&files).await,
+                        _ => Ok(()),
+                    }
+                };
+                self.finish(kill).await?;
             }
         }
         self.wait(files).await
@@ -308,23 +335,26 @@ impl Inner {
         let files = Files::new(&self.host, id);
         self.detect().await?;
         self.kill(&files).await?;
-        self.end_shim(&files).await?;
+        let lock = self.end_shim(&files).await?;
         self.clear(&files).await?;
         let work = move || {
             overlay::unmount(&files)?;
+            remove_tree(&files.durable)?;
             remove_tree(&files.run)?;
-            remove_tree(&files.durable)
+            drop(lock);
+            Ok(())
         };
         self.blocking("remove a container's files", work).await
     }
 
-    /// Waits until no shim is left. One that does not end by itself is killed: it must not write into directories that go away.
-    async fn end_shim(self: &Arc<Self>, files: &Files) -> Result<()> {
+    /// Waits until no shim is left, and keeps others out. A shim that does not end by itself is killed: it must not write into directories
+    /// that go away.
+    async fn end_shim(self: &Arc<Self>, files: &Files) -> Result<Option<Lock>> {
         let deadline = tokio::time::Instant::now() + DYING;
-        loop {
-            let probe = files.clone();
-            if !self.blocking("look for a shim", move || Lock::is_held(&probe)).await? {
-                return Ok(());
+        while files.run.exists() {
+            let paths = files.clone();
+            if let Some(lock) = self.blocking("lock a container", move || Lock::take(&paths)).await? {
+                return Ok(Some(lock));
             }
             if tokio::time::Instant::now() > deadline {
                 let running = files.attempt().and_then(|attempt| files.running(&attempt));
@@ -339,6 +369,7 @@ impl Inner {
             self.kill(files).await?;
             tokio::time::sleep(STEP).await;
         }
+        Ok(None)
     }
 }
 

@@ -76,13 +76,15 @@ pub(super) struct Bundle<'a> {
 /// The `process` part.
 pub(super) fn process(spec: &ProcessSpec<'_>) -> Value {
     let Identity { uid, gid, additional, .. } = spec.identity;
+    // With the first group among the others, a program that changes the first does not get around a file that denies it something.
+    let groups: std::collections::BTreeSet<u32> = additional.iter().copied().chain([*gid]).collect();
     let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     // Another user than root starts with none, and can get none but through files: those are in the bounding set.
     let held: &[&str] = if *uid == 0 { CAPABILITIES } else { &[] };
     let (soft, hard) = (OPEN_FILES.0.min(spec.open_files), OPEN_FILES.1.min(spec.open_files));
     json!({
         "terminal": spec.tty,
-        "user": {"uid": uid, "gid": gid, "additionalGids": additional},
+        "user": {"uid": uid, "gid": gid, "additionalGids": groups},
         "args": spec.arguments,
         "env": env,
         "cwd": spec.workdir,

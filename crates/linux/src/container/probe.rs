@@ -52,7 +52,7 @@ pub(super) fn prove(inner: &Inner) -> Result<String> {
     let io = |e: io::Error| DriverError::io("try a container", e);
     let directory = tempfile::Builder::new().prefix("probe").tempdir_in(inner.host.run()).map_err(io)?;
     let path = |name: &str| directory.path().join(name);
-    for name in ["layer", "upper", "work", "rootfs", "crun"] {
+    for name in ["layer", "layer/dev", "layer/proc", "upper", "work", "rootfs", "crun"] {
         fs::create_dir(path(name)).map_err(io)?;
     }
     fs::copy(&inner.shim, path("layer/shim")).map_err(io)?;
@@ -66,6 +66,7 @@ pub(super) fn prove(inner: &Inner) -> Result<String> {
         "ociVersion": "1.0.2",
         "process": {"terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["/shim", "enter", "/shim", "enter", "/none"], "cwd": "/", "noNewPrivileges": true},
         "root": {"path": path("rootfs")},
+        "mounts": [],
         "linux": {
             "cgroupsPath": cgroup,
             "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}],

@@ -1,5 +1,7 @@
 //! Processes of containers, which are not ours to wait for: proved by pid and start time, held by a pidfd.
 
+#![expect(unsafe_code, reason = "pidfd calls are not in the libraries that we use")]
+
 use nix::libc;
 use std::{
     io,
@@ -49,7 +51,11 @@ impl Process {
     pub(super) async fn ended(self) -> io::Result<()> {
         match self.hold()? {
             None => Ok(()),
-            Some(held) => AsyncFd::new(held.fd)?.readable().await.map(drop),
+            Some(held) => {
+                // SAFETY: the registration owns the descriptor, which stays open and the same until it is dropped.
+                let watched = unsafe { AsyncFd::register(held.fd) }?;
+                watched.readable().await.map(drop)
+            }
         }
     }
 }
@@ -79,7 +85,7 @@ fn living_since(stat: &str) -> Option<u64> {
 }
 
 /// True if a process that is the first of its pid namespace would never see this signal: the kernel drops what such a process neither
-/// handles nor blocks (pid_namespaces(7)). False when in doubt.
+/// handles nor blocks (pid_namespaces(7)). False when in doubt, and for a process that ignores the signal: it chose to go on for a while.
 pub(super) fn drops_signal(pid: i32, number: i32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     let Some(bit) = u32::try_from(number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| 1u64.checked_shl(n)) else { return false };
@@ -89,7 +95,7 @@ pub(super) fn drops_signal(pid: i32, number: i32) -> bool {
                 let line = status.lines().find_map(|line| line.strip_prefix(name));
                 line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(u64::MAX)
             };
-            (mask("SigCgt:") | mask("SigBlk:")) & bit == 0
+            (mask("SigCgt:") | mask("SigBlk:") | mask("SigIgn:")) & bit == 0
         })
     })
 }

@@ -8,7 +8,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -52,9 +52,11 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes it; `None` if somebody has it.
     pub(super) fn take(files: &Files) -> io::Result<Option<Self>> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(files.run.join("lock"))?;
+        let path = files.run.join("lock");
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-            Ok(_) => Ok(Some(Self { file })),
+            // A removal that came first took the file away with everything else: what was locked is no longer the lock.
+            Ok(_) => Ok(fs::metadata(path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino())).then_some(Self { file })),
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
             Err(e) => Err(e.into()),
         }

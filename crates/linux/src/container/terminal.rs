@@ -1,5 +1,7 @@
 //! Terminals of processes that are added to a container: crun makes them inside and sends the outer end over a socket.
 
+#![expect(unsafe_code, reason = "a received descriptor has no owner yet, and resizing is an ioctl")]
+
 use nix::{
     cmsg_space,
     fcntl::{FcntlArg, OFlag, fcntl},

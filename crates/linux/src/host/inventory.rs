@@ -59,11 +59,16 @@ fn facts(state: &Path, taken_ranges: Vec<ipnet::Ipv4Net>, drivers: Vec<DriverFac
 }
 
 fn lent_memory(total: Bytes) -> Bytes {
-    total.saturating_sub(LEAST_RESERVE.max(Bytes(total.0 / 20)))
+    whole_mib(total.saturating_sub(LEAST_RESERVE.max(Bytes(total.0 / 20))))
 }
 
 fn lent_disk(disk: Disk, ours: Bytes) -> Bytes {
-    (disk.free + ours).saturating_sub(Bytes(disk.total.0 / 20))
+    whole_mib((disk.free + ours).saturating_sub(Bytes(disk.total.0 / 20)))
+}
+
+/// Sizes that people can read.
+fn whole_mib(size: Bytes) -> Bytes {
+    Bytes(size.0 >> 20 << 20)
 }
 
 /// `/proc/meminfo`.
@@ -134,15 +139,22 @@ fn taken_below(root: &Path, end: Instant) -> Bytes {
 }
 
 fn os_name() -> String {
-    let text = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release")).unwrap_or_default();
-    let name = text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map(|v| v.trim().trim_matches(['"', '\'']).to_owned());
+    let text = fs::read_to_string("/etc/os-release")
+        .or_else(|_| fs::read_to_string("/usr/lib/os-release"))
+        .unwrap_or_default();
+    let name = text
+        .lines()
+        .find_map(|l| l.strip_prefix("PRETTY_NAME="))
+        .map(|v| v.trim().trim_matches(['"', '\'']).to_owned());
     name.filter(|n| !n.is_empty()).unwrap_or_else(|| "Linux".to_owned())
 }
 
 /// ARM and RISC-V have other fields than x86, some have none.
 fn cpu_model(text: &str) -> String {
     let field = |name: &str| {
-        text.lines().find_map(|l| l.split_once(':').filter(|(n, v)| n.trim() == name && !v.trim().is_empty()).map(|(_, v)| v.trim()))
+        text.lines().find_map(|l| {
+            l.split_once(':').filter(|(n, v)| n.trim() == name && !v.trim().is_empty()).map(|(_, v)| v.trim())
+        })
     };
     let name = ["model name", "Model", "uarch", "Hardware"].into_iter().find_map(field);
     name.map_or_else(|| format!("unknown {} processor", Arch::host()), str::to_owned)
@@ -164,11 +176,15 @@ struct Ticks {
 
 impl Ticks {
     fn parse(text: &str) -> Option<Self> {
-        let fields: Vec<u64> = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
+        let fields: Vec<u64> =
+            text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
         // user nice system idle iowait irq softirq steal; guest times are part of user and nice.
         let all: u64 = fields.iter().take(8).sum();
         let idle = fields.get(3)? + fields.get(4)?;
-        let cores = text.lines().filter(|l| l.strip_prefix("cpu").is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()))).count();
+        let cores = text
+            .lines()
+            .filter(|l| l.strip_prefix("cpu").is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit())))
+            .count();
         Some(Self { busy: all - idle, all, cores: u32::try_from(cores).ok()? })
     }
 
@@ -215,7 +231,8 @@ mod tests {
 
     #[test]
     fn memory_is_read_and_a_part_is_kept() {
-        let memory = Memory::parse("MemTotal:       24615248 kB\nMemFree: 1 kB\nMemAvailable:   20000000 kB\n").unwrap();
+        let memory =
+            Memory::parse("MemTotal:       24615248 kB\nMemFree: 1 kB\nMemAvailable:   20000000 kB\n").unwrap();
         assert_eq!(memory, Memory { total: Bytes(24_615_248 << 10), available: Bytes(20_000_000 << 10) });
         assert_eq!(lent_memory(Bytes::gib(20)), Bytes::gib(19));
         assert_eq!(lent_memory(Bytes::gib(1)), Bytes::mib(768));

@@ -296,18 +296,18 @@ pub(super) async fn take_in(spooled: &Spooled, content: Content, staging: std::s
         _ => to_qcow2(&path, &staging, job, (SPOOLED, 90)).await?,
     };
     let mut manifest = Manifest::vm(VmBoot::Disk, disk.virtual_size, None);
-    let (blob, staged) = keep(disk.path, job, staging).await?;
+    let (blob, staged) = keep(disk.path, job, staging, (90, 97)).await?;
     manifest.disk = Some(blob.clone());
     Ok(Draft { manifest, blobs: vec![(staged, blob.digest)], layers: vec![] })
 }
 
 /// Hashes a staged file and makes it read-only, ready to be kept as a blob.
-pub(super) async fn keep(path: PathBuf, job: &Job, staging: std::sync::Arc<Staging>) -> Result<(Blob, PathBuf)> {
+pub(super) async fn keep(path: PathBuf, job: &Job, staging: std::sync::Arc<Staging>, span: (u8, u8)) -> Result<(Blob, PathBuf)> {
     job.blocking(move |job| {
         let _staging = staging;
         let failed = |e| DriverError::io(format!("read {}", path.display()), e);
         let size = std::fs::metadata(&path).map_err(failed)?.len();
-        let mut meter = Meter::new(job, "hashing", (90, 97), Some(size));
+        let mut meter = Meter::new(job, "hashing", span, Some(size));
         let digest = hash_file(&path, &mut meter)?;
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o444)).map_err(failed)?;
         Ok((Blob { digest, size }, path))

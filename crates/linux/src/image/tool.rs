@@ -8,7 +8,7 @@ use nix::{
 };
 use std::{
     ffi::{OsStr, OsString},
-    os::fd::OwnedFd,
+
     path::PathBuf,
     process::Stdio,
     time::Duration,
@@ -25,7 +25,6 @@ pub(super) struct Tool {
     args: Vec<OsString>,
     dir: Option<PathBuf>,
     env: Vec<(&'static str, OsString)>,
-    out: Option<OwnedFd>,
 }
 
 /// How it ended.
@@ -52,7 +51,7 @@ impl Drop for Group {
 
 impl Tool {
     pub(super) fn new(name: &'static str, package: &'static str, limit: Duration) -> Self {
-        Self { name, package, limit, args: vec![], dir: None, env: vec![], out: None }
+        Self { name, package, limit, args: vec![], dir: None, env: vec![] }
     }
     pub(super) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
@@ -68,11 +67,6 @@ impl Tool {
     }
     pub(super) fn env(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name, value.as_ref().to_owned()));
-        self
-    }
-    /// Sends its standard output there.
-    pub(super) fn out(mut self, to: impl Into<OwnedFd>) -> Self {
-        self.out = Some(to.into());
         self
     }
 
@@ -99,7 +93,7 @@ impl Tool {
         let mut command = Command::new(self.name);
         command.args(&self.args).envs(self.env.drain(..)).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
         command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
-        command.stdout(self.out.take().map_or_else(Stdio::piped, Stdio::from));
+        command.stdout(Stdio::piped());
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }

@@ -251,7 +251,7 @@ async fn serve(inner: &Inner, wanted: &DesiredNetwork) -> Result<()> {
     for member in inner.book().members_of(wanted.id) {
         knowledge.set_lease(member.attachment.nic.mac.parse()?, member.attachment.nic.address);
     }
-    let services = Services::start(knowledge, inner.upstream.clone())?;
+    let services = Services::start(knowledge, inner.upstream.clone()).await?;
     lock(&inner.services).insert(wanted.id, services);
     Ok(())
 }

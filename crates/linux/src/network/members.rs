@@ -9,7 +9,7 @@ use yun_drivers::{Attachment, DriverError, ErrorKind, Port, Result};
 use yun_types::{InstanceId, InstanceKind, NetworkId, Nic};
 
 use super::{
-    Inner, blocking, bridges, lock,
+    Inner, blocking, bridges, conntrack, lock,
     mac::Mac,
     namespace::{self, Cable},
     netlink::{self, Batch},
@@ -108,7 +108,7 @@ fn decide(inner: &Inner, instance: InstanceId, kind: InstanceKind, nic: Nic) -> 
         DriverError::new(ErrorKind::NotFound, "NetworkMissing", message)
     })?;
     let (cidr, gateway, mtu) = (network.spec.cidr, network.spec.gateway(), network.spec.mtu);
-    if !cidr.hosts().next().is_some_and(|first| first <= nic.address)
+    if nic.address == cidr.network()
         || !cidr.contains(&nic.address)
         || nic.address == cidr.broadcast()
         || nic.address == gateway
@@ -158,8 +158,12 @@ fn hold_ports(inner: &Inner, attachment: &Attachment, taken: Taken) -> Result<()
         let book = inner.book();
         for port in wanted {
             let others = book.members.values().filter(|m| m.attachment.instance != instance);
-            if let Some(other) = others.into_iter().find(|m| m.attachment.nic.publish.iter().any(|o| o.conflicts(port))) {
-                return Err(ports::taken(*port, &format!("instance {} has it", book.name_of(other.attachment.instance))));
+            if let Some(other) = others.into_iter().find(|m| m.attachment.nic.publish.iter().any(|o| o.conflicts(port)))
+            {
+                return Err(ports::taken(
+                    *port,
+                    &format!("instance {} has it", book.name_of(other.attachment.instance)),
+                ));
             }
         }
         drop(book);
@@ -216,13 +220,13 @@ async fn wire(inner: &Inner, attachment: &Attachment, mac: Mac) -> Result<()> {
     let operation = format!("connect instance {} to its bridge", attachment.instance);
     let failed = |e| DriverError::io(&operation, e);
     let alias = inner.alias("instance", attachment.instance);
-    let bridge = inner.host.bridge(attachment.network);
+    let bridge_name = inner.host.bridge(attachment.network);
     // Three questions of some microseconds each: not worth another thread.
-    let bridge = match look(&bridge, attachment, &alias).map_err(failed)? {
+    let bridge = match look(&bridge_name, attachment, &alias).map_err(failed)? {
         Wired::Right => return Ok(()),
         Wired::NotOurs => return Err(bridges::name_taken(interface(attachment))),
         Wired::NoBridge => {
-            let message = format!("cannot {operation}: {bridge} is gone; the network must be ensured again");
+            let message = format!("cannot {operation}: {bridge_name} is gone; the network must be ensured again");
             return Err(DriverError::new(ErrorKind::NotFound, "NetworkMissing", message));
         }
         Wired::Missing { bridge } => bridge,
@@ -232,9 +236,20 @@ async fn wire(inner: &Inner, attachment: &Attachment, mac: Mac) -> Result<()> {
     match &attachment.port {
         Port::Namespace { path, interface } => {
             let (path, interface, prefix) = (path.clone(), interface.clone(), attachment.cidr.prefix_len());
-            namespace::connect(Cable { path, interface, alias, bridge, mac, address, prefix, gateway, mtu })
-                .await
-                .map_err(failed)
+            namespace::connect(Cable {
+                path,
+                interface,
+                alias,
+                bridge,
+                bridge_name,
+                mac,
+                address,
+                prefix,
+                gateway,
+                mtu,
+            })
+            .await
+            .map_err(failed)
         }
         Port::Tap { interface } => {
             let name = interface.clone();
@@ -332,12 +347,14 @@ async fn unwire(inner: &Inner, instance: InstanceId, neighbour: Option<(String, 
                 batch.delete_link(name);
             }
         }
+        let address = neighbour.as_ref().map(|(_, address)| *address);
         if let Some((bridge, address)) = neighbour
             && let Some(bridge) = netlink::link(&bridge)?
         {
             batch.delete_neighbour(bridge.index, address);
         }
         batch.run_here()?;
+        address.map_or(Ok(()), conntrack::forget)?;
         namespace::release(&path)
     })
     .await

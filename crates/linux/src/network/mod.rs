@@ -12,8 +12,8 @@
 //! | [`bridges`] | a network as a whole: ensure, remove |
 //! | [`members`] | an instance in it: attach, recover, detach |
 //! | [`sweep`] | what earlier processes left half done; the end of everything |
-//! | [`rules`], [`nft`], [`beside`] | the packet filter: its text, the way to it, other people's tables |
-//! | [`netlink`], [`namespace`], [`tap`], [`mac`] | links |
+//! | [`rules`], [`nft`], [`beside`], [`conntrack`] | the packet filter: its text, the way to it, other people's tables, its memory |
+//! | [`netlink`], [`namespace`], [`carrier`], [`tap`], [`mac`] | links |
 //! | [`ports`] | who has which port of the host |
 //! | [`services`] | DHCP and DNS |
 //! | [`state`] | what is connected, in memory and in files |
@@ -25,6 +25,8 @@
 
 mod beside;
 mod bridges;
+mod carrier;
+mod conntrack;
 mod mac;
 mod members;
 mod namespace;

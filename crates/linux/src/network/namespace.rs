@@ -11,12 +11,13 @@ use nix::{
 use std::{
     fs::File,
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
 
 use super::{
+    carrier,
     mac::Mac,
     netlink::{self, Batch},
 };
@@ -35,6 +36,7 @@ pub(super) struct Cable {
     pub(super) alias: String,
     /// The bridge that it is a port of.
     pub(super) bridge: u32,
+    pub(super) bridge_name: String,
     pub(super) mac: Mac,
     pub(super) address: Ipv4Addr,
     pub(super) prefix: u8,
@@ -58,7 +60,7 @@ pub(super) async fn connect(cable: Cable) -> io::Result<()> {
 }
 
 fn wire(cable: &Cable) -> io::Result<()> {
-    let host = netlink::open()?;
+    let (host, question) = (netlink::open()?, UdpSocket::bind("0.0.0.0:0")?);
     if is_kept(&cable.path) {
         setns(File::open(&cable.path)?, CloneFlags::CLONE_NEWNET)?;
     } else {
@@ -85,7 +87,13 @@ fn wire(cable: &Cable) -> io::Result<()> {
         .add_address(eth0, cable.address, cable.prefix)
         .set_link("eth0", LinkMessage::up)
         .add_default_route(cable.gateway);
-    inside.run(&netlink::open()?)
+    inside.run(&netlink::open()?)?;
+    carrier::settle(&UdpSocket::bind("0.0.0.0:0")?, "eth0")?;
+    // The port first: the bridge follows it.
+    for link in [&cable.interface, &cable.bridge_name] {
+        carrier::settle(&question, link)?;
+    }
+    Ok(())
 }
 
 type LinkMessage = rtnetlink::LinkMessageBuilder<rtnetlink::LinkUnspec>;

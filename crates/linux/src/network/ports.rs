@@ -115,10 +115,20 @@ fn hold_one(port: PublishedPort) -> Result<Option<OwnedFd>> {
     }
 }
 
+/// How often a port that seems taken is looked at. A child of this process has all our sockets for the moment between its birth and its
+/// program's start, also those that we have just closed; to look who has them takes longer than that moment.
+const LOOKS: usize = 3;
+
 fn held_by_others(port: PublishedPort, address: SocketAddrV4) -> Result<Option<OwnedFd>> {
-    let holders = holders(port.protocol, address);
-    let listening: Vec<&Holder> = holders.iter().filter(|h| h.serves).collect();
-    if listening.is_empty()
+    let mut holders = Vec::new();
+    for _ in 0..LOOKS {
+        holders = find_holders(port.protocol, address);
+        if let Ok(socket) = bind_to(port.protocol, address, false) {
+            return Ok(Some(socket));
+        }
+    }
+    let serving = holders.iter().find(|h| h.serves);
+    if serving.is_none()
         && port.protocol == Protocol::Tcp
         && let Ok(socket) = bind_to(Protocol::Tcp, address, true)
     {
@@ -130,11 +140,8 @@ fn held_by_others(port: PublishedPort, address: SocketAddrV4) -> Result<Option<O
         // Our own DNS answers on gateways only, which no published port covers.
         return Ok(None);
     }
-    let who = listening.first().or(holders.iter().collect::<Vec<_>>().first()).map_or_else(
-        || "a program that holds it without listening, perhaps another yun on this host".to_owned(),
-        |h| h.to_string(),
-    );
-    Err(taken(port, &who))
+    let hidden = "a program that holds it without listening, perhaps another yun on this host";
+    Err(taken(port, &serving.or(holders.first()).map_or_else(|| hidden.to_owned(), ToString::to_string)))
 }
 
 fn bind_to(protocol: Protocol, address: SocketAddrV4, reuse: bool) -> io::Result<OwnedFd> {
@@ -182,7 +189,7 @@ struct Row {
     inode: u64,
 }
 
-fn holders(protocol: Protocol, wanted: SocketAddrV4) -> Vec<Holder> {
+fn find_holders(protocol: Protocol, wanted: SocketAddrV4) -> Vec<Holder> {
     let mut inodes = BTreeMap::new();
     for version in ["", "6"] {
         let table = std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}{version}")).unwrap_or_default();
@@ -250,7 +257,7 @@ fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, (u32, String)> {
 
 /// The process that serves a port of the host, as text for people. For checks before anything is taken.
 pub(crate) fn who_serves(protocol: Protocol, address: SocketAddrV4) -> Option<String> {
-    holders(protocol, address).into_iter().find(|h| h.serves).map(|h| match h.pid {
+    find_holders(protocol, address).into_iter().find(|h| h.serves).map(|h| match h.pid {
         Some(pid) => format!("{} (pid {pid})", h.name),
         None => "a process that cannot be seen from here".to_owned(),
     })

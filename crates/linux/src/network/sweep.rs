@@ -131,8 +131,16 @@ pub(super) async fn remove_all(inner: Arc<Inner>) -> Result<()> {
     };
     // As much as possible goes, even if something resists; the first trouble is told.
     // Side by side: the kernel takes its time for each link, but it takes it for many at once.
-    let detached = stream::iter(instances).map(|i| members::detach(inner.clone(), i)).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
-    let removed = stream::iter(networks).map(|n| bridges::remove(inner.clone(), n)).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+    let detached = stream::iter(instances)
+        .map(|i| members::detach(inner.clone(), i))
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
+    let removed = stream::iter(networks)
+        .map(|n| bridges::remove(inner.clone(), n))
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
     let mut trouble = detached.into_iter().chain(removed).fold(Ok(()), Result::and);
     trouble = trouble.and(sweep(&inner).await);
     if trouble.is_ok() {

@@ -18,7 +18,13 @@ pub(crate) fn links() -> io::Result<()> {
     let bridge = netlink::link("ybtrial")?.ok_or_else(|| io::Error::other("the bridge is gone"))?.index;
     let here = std::fs::File::open("/proc/thread-self/ns/net")?;
     let mut batch = Batch::default();
-    batch.add_cable("yvtrial", bridge, 1500, super::mac::Mac([2, 0, 0, 0, 0, 1]), std::os::fd::AsRawFd::as_raw_fd(&here));
+    batch.add_cable(
+        "yvtrial",
+        bridge,
+        1500,
+        super::mac::Mac([2, 0, 0, 0, 0, 1]),
+        std::os::fd::AsRawFd::as_raw_fd(&here),
+    );
     batch.run_here()?;
     tap::create("yttrial").map_err(|e| io::Error::new(e.kind(), format!("cannot make a tap: {e}")))
 }

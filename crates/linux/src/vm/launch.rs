@@ -87,8 +87,9 @@ fn quoted(path: &Path) -> String {
 }
 
 fn machine(args: &mut Arguments, plan: &Plan, on: Circumstances) {
-    // Without the controllers that nobody uses, firmware and kernel have less to look for.
-    args.add("-machine", "q35,sata=off,smbus=off,usb=off,vmport=off,dump-guest-core=off");
+    // Without the controllers that nobody uses, firmware and kernel have less to look for; without graphics, the firmware and a boot
+    // loader show themselves on the serial console.
+    args.add("-machine", "q35,sata=off,smbus=off,usb=off,vmport=off,graphics=off,dump-guest-core=off");
     match on.accel {
         Accel::Kvm => {
             args.add("-accel", "kvm");

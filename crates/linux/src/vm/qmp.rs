@@ -206,7 +206,8 @@ mod tests {
         let held = Mutex::new(None);
         let (_dir, path, _task) = fake(move |request| {
             // Answers come in the other order, with an event and a line of rubbish between them.
-            match held.lock().unwrap().take() {
+            let first = held.lock().unwrap().take();
+            match first {
                 None => {
                     *held.lock().unwrap() = Some(request["id"].clone());
                     vec![]

@@ -1,7 +1,10 @@
 //! A host of its own for each test: a network namespace in which the driver believes to be alone, so tests neither see each other nor the
 //! machine they run on. It ends with the test's thread; mounts are undone also after a failure.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "each test uses its part")]
+#![allow(dead_code, unsafe_code, clippy::unwrap_used, clippy::cast_possible_truncation, reason = "for tests only")]
+#![allow(clippy::disallowed_methods, reason = "tests of a driver start the programs that show what it did")]
+
+pub(crate) mod card;
 
 use nix::{
     mount::{MntFlags, umount2},

@@ -52,7 +52,7 @@ macro_rules! conformance_tests {
             racing_swaps_lose_no_update, a_snapshot_holds_the_present_state, revisions_of_elsewhere_are_refused);
         $crate::conformance_tests!(@ $factory, watches:
             a_revision_comes_whole, a_watch_starts_in_the_past, a_watch_sees_its_range_only, past_and_present_join_without_gap,
-            a_slow_watcher_misses_nothing, progress_comes_without_events, equal_values_are_events_too, a_watch_of_another_epoch_ends,
+            a_slow_watcher_misses_nothing, a_long_past_comes_in_whole_revisions, progress_comes_without_events, equal_values_are_events_too, a_watch_of_another_epoch_ends,
             many_watchers_see_the_same);
         $crate::conformance_tests!(@ $factory, leases:
             a_lease_takes_its_keys_in_one_revision, a_lease_lives_its_full_time, a_keep_alive_gives_the_full_time,

@@ -96,6 +96,20 @@ pub async fn a_slow_watcher_misses_nothing(s: Subject) {
     assert!(batches.iter().all(|batch| batch.events.len() == 1));
 }
 
+pub async fn a_long_past_comes_in_whole_revisions(s: Subject) {
+    // More rows than engines read at once, in revisions that do not divide that number.
+    const REVISIONS: u64 = 24;
+    const KEYS: usize = 97;
+    let start = head(&s.store).await;
+    for n in 0..REVISIONS {
+        run(&s.store, (0..KEYS).fold(Txn::new(), |txn, i| txn.then(Op::put(format!("k/{i}"), n.to_string())))).await;
+    }
+    let end = head(&s.store).await;
+    let batches = until(&mut s.store.watch(KeyRange::all(), start), end).await;
+    assert_eq!(batches.len() as u64, REVISIONS);
+    assert!(batches.iter().all(|batch| batch.events.len() == KEYS), "no revision is split");
+}
+
 pub async fn progress_comes_without_events(s: Subject) {
     let start = head(&s.store).await;
     let mut watch = s.store.watch(KeyRange::prefix("quiet/"), start);

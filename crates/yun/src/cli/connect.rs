@@ -161,16 +161,8 @@ fn unreachable_server(e: &reqwest::Error) -> anyhow::Error {
 
 /// The WebSocket in an upgraded answer. A refusal arrives as an ordinary error.
 pub(crate) async fn websocket(
-    answer: Result<progenitor_answer::ResponseValue<reqwest::Upgraded>, Error<reqwest::Upgraded>>,
+    answer: Result<progenitor_answer::ResponseValue<reqwest::Upgraded>, Error<types::Error>>,
 ) -> Result<WebSocketStream<reqwest::Upgraded>> {
-    match answer {
-        Ok(upgraded) => Ok(WebSocketStream::from_raw_socket(upgraded.into_inner(), Role::Client, None).await),
-        Err(Error::UnexpectedResponse(answer)) => {
-            let status = answer.status().as_u16();
-            let body: types::Error = answer.json().await.map_err(|_| anyhow!("the server answered {status} instead of opening a session"))?;
-            Err(refused(status, body.message, body.error_code))
-        }
-        Err(Error::CommunicationError(e)) => Err(unreachable_server(&e)),
-        Err(e) => Err(anyhow!("the server did not open a session: {e}")),
-    }
+    let upgraded = answer.explained()?;
+    Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
 }

@@ -20,7 +20,10 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
         Some(name) => name.clone(),
         None => invented(&args.image)?,
     };
-    let vm = vm_options(&args.vm).await?;
+    // Keys go only to VMs; an image that cannot be found is the server's to refuse, with the nearest names.
+    let image = cloud.client.image_get().project(cloud.project.clone()).image(args.image.clone()).send().await.ok();
+    let is_vm = image.is_some_and(|i| i.status.facts.kind == InstanceKind::Vm);
+    let vm = vm_options(&args.vm, is_vm).await?;
     let limit = Duration::from_secs(args.wait);
     let detach = args.detach;
     let body = InstanceCreate {
@@ -87,12 +90,14 @@ fn invented(image: &str) -> Result<Name> {
     Ok(format!("{stem}-{letters}").replace("--", "-").parse()?)
 }
 
-async fn vm_options(args: &VmArgs) -> Result<VmOptions> {
+async fn vm_options(args: &VmArgs, is_vm: bool) -> Result<VmOptions> {
     let user_data = match &args.user_data {
         Some(file) => Some(std::fs::read_to_string(file).with_context(|| format!("cannot read the user data {}", file.display()))?),
         None => None,
     };
-    Ok(VmOptions { ssh_keys: keys::authorized(&args.ssh_key, &keys::directory()).await?, user_data, boot_timeout: args.boot_timeout })
+    let keys = is_vm || !args.ssh_key.is_empty();
+    let ssh_keys = if keys { keys::authorized(&args.ssh_key, &keys::directory()).await? } else { Vec::new() };
+    Ok(VmOptions { ssh_keys, user_data, boot_timeout: args.boot_timeout })
 }
 
 fn container_options(args: ContainerArgs) -> Result<ContainerOptions> {

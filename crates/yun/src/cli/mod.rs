@@ -19,7 +19,7 @@ mod words;
 
 use anyhow::Result;
 use args::{Cli, Command};
-pub(crate) use connect::{ExitCode, Refused, client, install_crypto};
+pub(crate) use connect::{ExitCode, Refused, client};
 pub(crate) use follow::line;
 
 /// The exit code of a program that ran inside and ended with this one, or 0.

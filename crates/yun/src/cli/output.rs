@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use comfy_table::{Cell, Color, Table, presets};
+use comfy_table::{Cell, Color, Table, TableStyle};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use yun_types::{InstanceState, Timestamp};
@@ -36,7 +36,7 @@ pub(crate) fn list<T: Listed>(items: &[T], format: Format, empty: &str) -> Resul
         Format::Table | Format::Wide => {
             let width = if format == Format::Wide { T::COLUMNS.len() } else { T::NARROW };
             let mut table = Table::new();
-            table.load_preset(presets::NOTHING).set_header(&T::COLUMNS[..width]);
+            table.load_style(TableStyle::new()).set_header(&T::COLUMNS[..width]);
             let now = now();
             for item in items {
                 let cells = item.cells(now).into_iter().take(width).enumerate();

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 use yun_agent::{Agent, AgentConfig, AgentHandle, Drivers, Inventory};
-use yun_control::{ControlConfig, core::Control, node::LocalLink};
+use yun_control::{core::{Control, ControlConfig}, node::LocalLink};
 use yun_engine::{
     clock::{Clock, SystemClock},
     tasks::Tasks,
@@ -74,7 +74,7 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
     let running = yun_control::start(Arc::clone(&control)).await?;
     leave_context(&control, root, running.address).await?;
 
-    let link = Arc::new(LocalLink::new(Arc::clone(&control)));
+    let link = Arc::new(LocalLink(Arc::clone(&control)));
     let machine = Arc::new(Machine { host: host.clone(), meter: UsageMeter::default() });
     let agent = Agent::start(AgentConfig::new(host.state()), link, drivers(config, host)?, machine, clock, &tasks)?;
     Ok(Cloud { address: running.address, running, agent, tasks })
@@ -106,13 +106,34 @@ impl Inventory for Machine {
     async fn facts(&self) -> NodeFacts {
         inventory(&self.host, Vec::new(), Vec::new()).await.unwrap_or_else(|error| {
             tracing::error!(%error, "this machine cannot be looked at: it lends nothing");
-            yun_linux::host::inventory::unknown()
+            unknown()
         })
     }
 
     async fn usage(&self) -> NodeUsage {
         self.meter.measure(&self.host).unwrap_or_default()
     }
+}
+
+/// A machine that lends nothing, because it could not be looked at.
+fn unknown() -> NodeFacts {
+    NodeFacts {
+        hostname: "unknown".into(),
+        os: "unknown".into(),
+        kernel: "unknown".into(),
+        arch: yun_types::Arch::host(),
+        cpu_model: "unknown".into(),
+        capacity: nothing(),
+        total: nothing(),
+        cgroup: yun_types::CgroupVersion::V2,
+        boot_id: String::new(),
+        taken_ranges: Vec::new(),
+        drivers: Vec::new(),
+    }
+}
+
+fn nothing() -> yun_types::Size {
+    yun_types::Size { cpu: yun_types::Cpu(0), memory: yun_types::Bytes(0), disk: yun_types::Bytes(0) }
 }
 
 /// Leaves the administrator's context in a file that only root reads: where `up` and the command line of this machine look.
@@ -126,11 +147,18 @@ async fn leave_context(control: &Arc<Control>, root: &Path, address: SocketAddr)
         // The state is there and the file is not: root of this machine may always have a new one.
         (None, None) => yun_control::reissue_admin_token(control).await?,
     };
-    let ca = std::fs::read_to_string(yun_control::ca_path(&control.config)).context("cannot read the certificate authority")?;
+    let ca = std::fs::read_to_string(yun_control::tls::authority_path(&control.config.directory)).context("cannot read the certificate authority")?;
     let context = Context { host: format!("https://{address}"), ca: Some(ca), token: Some(token), project: None };
     contexts.current = Some("local".into());
     contexts.contexts.insert("local".into(), context);
     contexts.save(&path)
+}
+
+/// What this machine's drivers can do.
+pub(crate) async fn probe(config: &Config, host: &Host) -> Result<Vec<yun_types::DriverFacts>> {
+    let drivers = drivers(config, host)?;
+    let (vm, container) = tokio::join!(drivers.vm.probe(), drivers.container.probe());
+    Ok([vm, container].into_iter().flatten().collect())
 }
 
 /// Stops every instance of this root and removes what it has at run time. The server must not run.

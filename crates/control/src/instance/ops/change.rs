@@ -18,7 +18,8 @@ use yun_plan::{
 };
 use yun_store::{Row, StoreError, Txn, commit};
 use yun_types::{
-    Instance, InstanceId, InstanceSpec, Name, NameOrId, ObjectKind, Operation, OperationKind, OperationState, OperationStatus, Progress, Role,
+    Instance, InstanceId, InstanceSpec, Name, NameOrId, ObjectKind, Operation, OperationKind, OperationState,
+    OperationStatus, Progress, Role,
 };
 
 /// What a request makes of an instance: what it becomes (`None`: nothing is left), and what to say about it.
@@ -75,10 +76,18 @@ pub async fn action(
 }
 
 /// Stops an instance and removes everything it owns. Asked again, it follows the deletion that is under way.
-pub async fn delete(c: &Arc<Control>, caller: &Caller, project: &Name, instance: &NameOrId, if_match: Option<String>) -> Result<Operation, Refusal> {
+pub async fn delete(
+    c: &Arc<Control>,
+    caller: &Caller,
+    project: &Name,
+    instance: &NameOrId,
+    if_match: Option<String>,
+) -> Result<Operation, Refusal> {
     let row = locate(c, project, instance)?;
     if let Some(running) = operation::running(c).iter().find(|op| {
-        op.value.0.spec.kind == OperationKind::InstanceDelete && op.value.0.spec.target.id == row.value.0.metadata.id && caller.once.is_none()
+        op.value.0.spec.kind == OperationKind::InstanceDelete
+            && op.value.0.spec.target.id == row.value.0.metadata.id
+            && caller.once.is_none()
     }) {
         return Ok(operation::view(c, running));
     }
@@ -104,7 +113,10 @@ struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// Decides with `change` and writes, again and again while others are faster.
-    async fn run(self, mut change: impl FnMut(&Instance) -> Result<Outcome<'a>, Refusal>) -> Result<Operation, Refusal> {
+    async fn run(
+        self,
+        mut change: impl FnMut(&Instance) -> Result<Outcome<'a>, Refusal>,
+    ) -> Result<Operation, Refusal> {
         for _ in 0..ATTEMPTS {
             let row = locate(self.c, self.project, self.instance)?;
             if self.if_match.as_ref().is_some_and(|wanted| *wanted != row.rev.to_string()) {
@@ -123,12 +135,18 @@ impl<'a> Request<'a> {
     async fn write(&self, row: &Row<InstanceRow>, outcome: Outcome<'a>) -> Result<Operation, StoreError> {
         let (c, before) = (self.c, &row.value.0);
         let Outcome { after, message, done, promise } = outcome;
-        let mut operation = operation::begin(c, self.caller, self.kind, reference(ObjectKind::Instance, &before.metadata));
+        let mut operation =
+            operation::begin(c, self.caller, self.kind, reference(ObjectKind::Instance, &before.metadata));
         operation.status.progress = Progress { percent: None, message };
         let now = c.clock.now();
         if done {
             let progress = Progress { percent: Some(100), ..operation.status.progress.clone() };
-            operation.status = OperationStatus { state: OperationState::Succeeded, progress, ended: Some(now), ..OperationStatus::default() };
+            operation.status = OperationStatus {
+                state: OperationState::Succeeded,
+                progress,
+                ended: Some(now),
+                ..OperationStatus::default()
+            };
         } else if let Some(status) = yun_plan::operation::settle(&operation, after.as_ref(), now) {
             operation.status = status;
         }
@@ -153,7 +171,9 @@ impl<'a> Request<'a> {
 
 fn acted<'a>(c: &'a Control, before: &Instance, action: Action, timeout: Option<u32>) -> Result<Outcome<'a>, Refusal> {
     let (power, again) = match decide(before, action).map_err(refuse)? {
-        Step::Nothing(message) => return Ok(Outcome { after: Some(before.clone()), message, done: true, promise: None }),
+        Step::Nothing(message) => {
+            return Ok(Outcome { after: Some(before.clone()), message, done: true, promise: None });
+        }
         Step::Follow => return Ok(Outcome::changed(before.clone())),
         Step::Change { power, again } => (power, again),
     };
@@ -174,7 +194,12 @@ fn acted<'a>(c: &'a Control, before: &Instance, action: Action, timeout: Option<
     Ok(Outcome { promise, ..Outcome::changed(after) })
 }
 
-fn updated<'a>(c: &'a Control, caller: &Caller, before: &Instance, body: &InstanceUpdate) -> Result<Outcome<'a>, Refusal> {
+fn updated<'a>(
+    c: &'a Control,
+    caller: &Caller,
+    before: &Instance,
+    body: &InstanceUpdate,
+) -> Result<Outcome<'a>, Refusal> {
     let name = &before.metadata.name;
     if before.metadata.deleting.is_some() {
         return Err(Refusal::conflict("Deleting", format!("cannot change instance {name}: it is being deleted")));
@@ -214,7 +239,9 @@ fn updated<'a>(c: &'a Control, caller: &Caller, before: &Instance, body: &Instan
 /// A changed size must be within the quota, and the node must have the difference.
 fn check_room(c: &Control, pool: &Pool<'_>, before: &Instance, after: &Instance) -> Result<(), Refusal> {
     let (name, size) = (&before.metadata.name, after.spec.size);
-    if let Some(project) = before.metadata.project.as_ref().and_then(|project| c.projects.cache.get(&[project.as_str()])) {
+    if let Some(project) =
+        before.metadata.project.as_ref().and_then(|project| c.projects.cache.get(&[project.as_str()]))
+    {
         let project = &project.value.0;
         let held = pool.held_by(&project.metadata.name);
         quota::check_resize(&project.metadata.name, &project.spec.quota, held, before.spec.size, size)
@@ -223,7 +250,8 @@ fn check_room(c: &Control, pool: &Pool<'_>, before: &Instance, after: &Instance)
     let nodes = pool.nodes();
     let mut asked = ask(c, after);
     let Some(node) = before.status.node else {
-        return place::never(&nodes, &asked).map_or(Ok(()), |never| Err(Refusal::conflict(never.code(), never.to_string())));
+        return place::never(&nodes, &asked)
+            .map_or(Ok(()), |never| Err(Refusal::conflict(never.code(), never.to_string())));
     };
     let Some(node) = nodes.iter().find(|view| view.id == node) else { return Ok(()) };
     asked.node = Some(node.name.clone());

@@ -20,8 +20,8 @@ use yun_plan::{
 };
 use yun_store::{Row, StoreError, Table, Txn, commit};
 use yun_types::{
-    Explanation, Generation, ImageId, ImagePin, Instance, InstanceId, InstanceState, InstanceStatus, Metadata, Name, NodeId, ObjectKind, Operation, OperationKind,
-    Role,
+    Explanation, Generation, ImageId, ImagePin, Instance, InstanceId, InstanceState, InstanceStatus, Metadata, Name,
+    NodeId, ObjectKind, Operation, OperationKind, Role,
 };
 
 /// What a new instance is made from, as the caches show it now.
@@ -40,32 +40,51 @@ struct Draft<'a> {
 }
 
 /// Creates an instance, places it if there is room, and starts it.
-pub async fn create(c: &Arc<Control>, caller: &Caller, project: &Name, body: InstanceCreate) -> Result<Operation, Refusal> {
+pub async fn create(
+    c: &Arc<Control>,
+    caller: &Caller,
+    project: &Name,
+    body: InstanceCreate,
+) -> Result<Operation, Refusal> {
     let id = InstanceId(Uuid::new_v4());
     for _ in 0..ATTEMPTS {
         let ground = ground(c, project, &body)?;
         let draft = draft(c, caller, &ground, id, &body)?;
-        let mut operation = operation::begin(c, caller, OperationKind::InstanceLaunch, reference(ObjectKind::Instance, &draft.instance.metadata));
+        let mut operation = operation::begin(
+            c,
+            caller,
+            OperationKind::InstanceLaunch,
+            reference(ObjectKind::Instance, &draft.instance.metadata),
+        );
         match write(c, caller, &ground, &draft, &operation).await {
             Ok(()) => {
                 happened(c, None, Some(&draft.instance));
                 operation.status.progress = yun_plan::operation::progress(&operation, Some(&draft.instance));
-                return Ok(operation::ops::find(c, caller, yun_types::OperationId(operation.metadata.id)).await.unwrap_or(operation));
+                return Ok(operation::ops::find(c, caller, yun_types::OperationId(operation.metadata.id))
+                    .await
+                    .unwrap_or(operation));
             }
-            Err(StoreError::Exists { key, .. }) if key == Table::<InstanceRow>::key(&[project.as_str(), body.name.as_str()]) => {
+            Err(StoreError::Exists { key, .. })
+                if key == Table::<InstanceRow>::key(&[project.as_str(), body.name.as_str()]) =>
+            {
                 return Err(exists(project, &body.name));
             }
             Err(e) if e.is_conflict() => catch_up(c, &e).await?,
             Err(e) => return Err(e.into()),
         }
     }
-    Err(Refusal::conflict("Conflict", format!("cannot create instance {}: the project or its image changes all the time; try again", body.name)))
+    Err(Refusal::conflict(
+        "Conflict",
+        format!("cannot create instance {}: the project or its image changes all the time; try again", body.name),
+    ))
 }
 
 fn exists(project: &Name, name: &Name) -> Refusal {
     Refusal::conflict(
         "Exists",
-        format!("instance {name} exists in project {project} already; choose another name, or delete it first with yun rm {name}"),
+        format!(
+            "instance {name} exists in project {project} already; choose another name, or delete it first with yun rm {name}"
+        ),
     )
 }
 
@@ -76,11 +95,18 @@ fn ground(c: &Control, project: &Name, body: &InstanceCreate) -> Result<Ground, 
         return Err(exists(project, &body.name));
     }
     let network = c.networks.cache.get(&[project.as_str(), NETWORK]);
-    let network = network.ok_or_else(|| Refusal::internal("create the instance", format!("project {project} has no network")))?;
+    let network =
+        network.ok_or_else(|| Refusal::internal("create the instance", format!("project {project} has no network")))?;
     Ok(Ground { project: row, network, image: image::locate(c, project, &body.spec.image)? })
 }
 
-fn draft<'a>(c: &'a Control, caller: &Caller, ground: &Ground, id: InstanceId, body: &InstanceCreate) -> Result<Draft<'a>, Refusal> {
+fn draft<'a>(
+    c: &'a Control,
+    caller: &Caller,
+    ground: &Ground,
+    id: InstanceId,
+    body: &InstanceCreate,
+) -> Result<Draft<'a>, Refusal> {
     let mut instance = describe(c, ground, id, body)?;
     check(c, caller, ground, &instance)?;
     let facts = &ground.image.value.0.status.facts;
@@ -118,10 +144,15 @@ fn describe(c: &Control, ground: &Ground, id: InstanceId, body: &InstanceCreate)
     if let Some(kind) = spec.kind.filter(|kind| *kind != facts.kind) {
         return Err(Refusal::bad_request(
             "WrongKind",
-            format!("image {} makes a {}, and a {kind} was asked for; leave kind out, or use another image (yun image list)", image.metadata.name, facts.kind),
+            format!(
+                "image {} makes a {}, and a {kind} was asked for; leave kind out, or use another image (yun image list)",
+                image.metadata.name, facts.kind
+            ),
         ));
     }
     spec.kind = Some(facts.kind);
+    // A spec that was copied from another instance asks for no restarts of this one.
+    spec.restart_count = 0;
     let now = c.clock.now();
     let metadata = Metadata {
         id: id.0,
@@ -133,7 +164,11 @@ fn describe(c: &Control, ground: &Ground, id: InstanceId, body: &InstanceCreate)
         revision: String::new(),
         deleting: None,
     };
-    let pin = ImagePin { id: ImageId(image.metadata.id), name: image.metadata.name.to_string(), digest: facts.digest.clone() };
+    let pin = ImagePin {
+        id: ImageId(image.metadata.id),
+        name: image.metadata.name.to_string(),
+        digest: facts.digest.clone(),
+    };
     Ok(Instance { metadata, spec, status: InstanceStatus { image: Some(pin), ..InstanceStatus::default() } })
 }
 
@@ -146,7 +181,12 @@ fn check(c: &Control, caller: &Caller, ground: &Ground, instance: &Instance) -> 
         let least = yun_types::Bytes(facts.min_disk.ceil_mib() << 20);
         return Err(Refusal::bad_request(
             "DiskTooSmall",
-            format!("image {} needs a disk of {}, and disk:{} was asked for; ask for disk:{least} or more", image.metadata.name, facts.min_disk.human(), wanted.size.disk),
+            format!(
+                "image {} needs a disk of {}, and disk:{} was asked for; ask for disk:{least} or more",
+                image.metadata.name,
+                facts.min_disk.human(),
+                wanted.size.disk
+            ),
         ));
     }
     let Some(node) = &wanted.node else { return Ok(()) };
@@ -159,11 +199,17 @@ fn check(c: &Control, caller: &Caller, ground: &Ground, instance: &Instance) -> 
 }
 
 /// Gives the instance what was decided: a node, an address and a fence, or the reason why it waits.
-fn settle(pool: &Pool<'_>, ground: &Ground, instance: &mut Instance, decision: Decision) -> Result<Option<Explanation>, Refusal> {
+fn settle(
+    pool: &Pool<'_>,
+    ground: &Ground,
+    instance: &mut Instance,
+    decision: Decision,
+) -> Result<Option<Explanation>, Refusal> {
     let status = &mut instance.status;
     match decision.placement {
         Placement::On { node, name } => {
-            let address = pool.address(&ground.network.value).map_err(|e| Refusal::conflict("NoAddress", e.to_string()))?;
+            let address =
+                pool.address(&ground.network.value).map_err(|e| Refusal::conflict("NoAddress", e.to_string()))?;
             put_on(status, node, name);
             status.address = Some(address);
             status.mac = Some(address::mac(InstanceId(instance.metadata.id)));
@@ -195,7 +241,13 @@ pub(in crate::instance) fn waiting_text(explanation: &Explanation) -> String {
     }
 }
 
-async fn write(c: &Control, caller: &Caller, ground: &Ground, draft: &Draft<'_>, operation: &Operation) -> Result<(), StoreError> {
+async fn write(
+    c: &Control,
+    caller: &Caller,
+    ground: &Ground,
+    draft: &Draft<'_>,
+    operation: &Operation,
+) -> Result<(), StoreError> {
     let (project, instance) = (ground.project.value.0.metadata.name.as_str(), &draft.instance);
     let at = [project, instance.metadata.name.as_str()];
     let image = &ground.image.value.0.metadata;

@@ -10,13 +10,21 @@ use yun_store::Row;
 use yun_types::{InstanceId, InstanceKind, Name, NameOrId};
 
 /// Runs a process in a container.
-pub async fn exec(c: &Arc<Control>, project: &Name, instance: &NameOrId, request: ExecRequest) -> Result<Session, Refusal> {
+pub async fn exec(
+    c: &Arc<Control>,
+    project: &Name,
+    instance: &NameOrId,
+    request: ExecRequest,
+) -> Result<Session, Refusal> {
     let row = of_kind(c, project, instance, InstanceKind::Container, |name| {
         format!("instance {name} is a VM: use yun ssh {name} or yun console {name}")
     })?;
     if request.command.first().is_none_or(String::is_empty) {
         let name = &row.value.0.metadata.name;
-        return Err(Refusal::bad_request("Invalid", format!("no command was given: name one, as in yun exec {name} -- /bin/sh")));
+        return Err(Refusal::bad_request(
+            "Invalid",
+            format!("no command was given: name one, as in yun exec {name} -- /bin/sh"),
+        ));
     }
     let (link, id) = running(c, &row, "run a command in")?;
     link.exec(id, request).await.map_err(|e| failed(e, "run a command in", &row))
@@ -44,7 +52,12 @@ pub async fn logs(
 }
 
 /// A TCP connection to a port of an instance.
-pub async fn dial(c: &Arc<Control>, project: &Name, instance: &NameOrId, port: u16) -> Result<Box<dyn Stream>, Refusal> {
+pub async fn dial(
+    c: &Arc<Control>,
+    project: &Name,
+    instance: &NameOrId,
+    port: u16,
+) -> Result<Box<dyn Stream>, Refusal> {
     let row = locate(c, project, instance)?;
     if port == 0 {
         return Err(Refusal::bad_request("Invalid", "port 0 is no port: use 1 to 65535"));
@@ -80,14 +93,17 @@ fn connected(c: &Control, row: &Row<InstanceRow>, operation: &str) -> Result<Lin
     let instance = &row.value.0;
     let name = &instance.metadata.name;
     let Some(node) = instance.status.node else {
-        let message = format!("cannot {operation} instance {name}: it waits for a place; see yun explain instance {name}");
+        let message =
+            format!("cannot {operation} instance {name}: it waits for a place; see yun explain instance {name}");
         return Err(Refusal::conflict("NotPlaced", message));
     };
     match c.live.link(node) {
         Some(link) => Ok((link, InstanceId(instance.metadata.id))),
         None => {
             let node = instance.status.node_name.as_ref().map_or("", |node| node.as_str());
-            Err(Refusal::unavailable(format!("cannot {operation} instance {name}: its node {node} is not connected now; try again in some seconds")))
+            Err(Refusal::unavailable(format!(
+                "cannot {operation} instance {name}: its node {node} is not connected now; try again in some seconds"
+            )))
         }
     }
 }
@@ -100,7 +116,9 @@ fn failed(error: LinkError, operation: &str, row: &Row<InstanceRow>) -> Refusal 
 /// What a node answered, as the API's refusal.
 pub(crate) fn link_failed(error: LinkError, operation: &str) -> Refusal {
     match error {
-        LinkError::Unreachable(why) => Refusal::unavailable(format!("cannot {operation}: its node cannot be reached now ({why}); try again in some seconds")),
+        LinkError::Unreachable(why) => Refusal::unavailable(format!(
+            "cannot {operation}: its node cannot be reached now ({why}); try again in some seconds"
+        )),
         LinkError::Refused(failure) => Refusal::conflict(failure.code, failure.message),
         LinkError::NotFound(why) => Refusal::new(dropshot::ErrorStatusCode::NOT_FOUND, "NotFound", why),
         LinkError::Cancelled => Refusal::conflict("Cancelled", format!("cannot {operation}: it was cancelled")),

@@ -24,13 +24,23 @@ fn version(release: &str) -> Finding {
     if is >= (5, 10) {
         return Finding::ok("kernel", release);
     }
-    Finding::warning("kernel", format!("{release} is older than 5.10, with which yun is known to work"), "apt-get install linux-image-amd64, and boot it")
+    Finding::warning(
+        "kernel",
+        format!("{release} is older than 5.10, with which yun is known to work"),
+        "apt-get install linux-image-amd64, and boot it",
+    )
 }
 
 fn cgroups() -> Finding {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let of = |kind: &str| mounts.lines().filter_map(move |l| l.split(' ').nth(1).filter(|_| l.split(' ').nth(2) == Some(kind))).collect::<Vec<_>>();
-    let unified = of("cgroup2").first().map(|p| (*p, fs::read_to_string(format!("{p}/cgroup.controllers")).unwrap_or_default()));
+    let of = |kind: &str| {
+        mounts
+            .lines()
+            .filter_map(move |l| l.split(' ').nth(1).filter(|_| l.split(' ').nth(2) == Some(kind)))
+            .collect::<Vec<_>>()
+    };
+    let unified =
+        of("cgroup2").first().map(|p| (*p, fs::read_to_string(format!("{p}/cgroup.controllers")).unwrap_or_default()));
     judge_cgroups(!of("cgroup").is_empty(), unified.as_ref().map(|(path, controllers)| (*path, controllers.trim())))
 }
 
@@ -42,7 +52,13 @@ fn judge_cgroups(version_1: bool, unified: Option<(&str, &str)>) -> Finding {
         }
         (false, Some((path, controllers))) => {
             let found = format!("version 2 has only these controllers: {controllers}");
-            Finding::problem("cgroups", found, format!("echo '+cpu +memory +pids' > {path}/cgroup.subtree_control in the parent, or boot without cgroup_disable"))
+            Finding::problem(
+                "cgroups",
+                found,
+                format!(
+                    "echo '+cpu +memory +pids' > {path}/cgroup.subtree_control in the parent, or boot without cgroup_disable"
+                ),
+            )
         }
         (true, Some((_, controllers))) if !controllers.is_empty() => {
             let found = format!("version 1 is in use, but version 2 holds {controllers}: crun refuses such a mixture");
@@ -73,7 +89,11 @@ fn user_namespaces() -> Finding {
 fn security() -> Finding {
     if fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|t| t.trim() == "1") {
         let found = "SELinux enforces its policy, which does not know yun";
-        return Finding::warning("security modules", found, "setenforce 0, or label yun's root with chcon -R -t container_file_t");
+        return Finding::warning(
+            "security modules",
+            found,
+            "setenforce 0, or label yun's root with chcon -R -t container_file_t",
+        );
     }
     if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.trim() == "Y") {
         return Finding::ok("security modules", "AppArmor; it lets yun work");
@@ -108,7 +128,11 @@ fn overlay() -> Finding {
     });
     match tried {
         Ok(()) => Finding::ok("overlay", "file systems can be laid over each other"),
-        Err(e) => Finding::problem("overlay", format!("overlayfs does not work: {e}; no containers without it"), "modprobe overlay"),
+        Err(e) => Finding::problem(
+            "overlay",
+            format!("overlayfs does not work: {e}; no containers without it"),
+            "modprobe overlay",
+        ),
     }
 }
 
@@ -122,8 +146,14 @@ fn links() -> Finding {
 pub(super) async fn packet_filter() -> Finding {
     match trial::packet_filter().await {
         Ok(()) => Finding::ok("packet filter", "nf_tables knows everything that networks need"),
-        Err(e) if e.reason == "ProgramMissing" => Finding::problem("packet filter", e.message, "apt-get install nftables"),
-        Err(e) => Finding::problem("packet filter", e.message, "modprobe -a nf_tables nft_chain_nat nft_fib_inet nft_masq nft_ct nf_tables_bridge"),
+        Err(e) if e.reason == "ProgramMissing" => {
+            Finding::problem("packet filter", e.message, "apt-get install nftables")
+        }
+        Err(e) => Finding::problem(
+            "packet filter",
+            e.message,
+            "modprobe -a nf_tables nft_chain_nat nft_fib_inet nft_masq nft_ct nf_tables_bridge",
+        ),
     }
 }
 

@@ -95,7 +95,13 @@ fn disk(state: &Path) -> Finding {
     let existing = state.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let disk = match Disk::read(existing) {
         Ok(disk) => disk,
-        Err(e) => return Finding::problem("disk", format!("cannot read {}: {e}", existing.display()), format!("ls -ld {}", existing.display())),
+        Err(e) => {
+            return Finding::problem(
+                "disk",
+                format!("cannot read {}: {e}", existing.display()),
+                format!("ls -ld {}", existing.display()),
+            );
+        }
     };
     let found = format!("{} of {} free under {}", disk.free.human(), disk.total.human(), existing.display());
     let mend = "yun image list, then yun image rm what is not needed; or start yun with --root on a larger disk";
@@ -130,7 +136,11 @@ fn open_files() -> Finding {
     if hard >= 8192 {
         return Finding::ok("open files", format!("up to {hard}"));
     }
-    Finding::warning("open files", format!("at most {hard}; enough for some {} instances", hard / 16), "ulimit -Hn 65536 before the start, or LimitNOFILE=65536 in the unit")
+    Finding::warning(
+        "open files",
+        format!("at most {hard}; enough for some {} instances", hard / 16),
+        "ulimit -Hn 65536 before the start, or LimitNOFILE=65536 in the unit",
+    )
 }
 
 fn driver(facts: &DriverFacts) -> Finding {
@@ -147,7 +157,11 @@ fn driver(facts: &DriverFacts) -> Finding {
     if !facts.ready {
         Finding::problem(check, facts.message.clone().unwrap_or(found), way_out)
     } else if facts.accel == Some(Accel::Tcg) {
-        Finding::warning(check, found, "ls -l /dev/kvm; in a VM, switch nested virtualisation on; set accel = \"tcg\" to accept it")
+        Finding::warning(
+            check,
+            found,
+            "ls -l /dev/kvm; in a VM, switch nested virtualisation on; set accel = \"tcg\" to accept it",
+        )
     } else if facts.message.is_some() {
         Finding::warning(check, found, way_out)
     } else {
@@ -182,7 +196,19 @@ mod tests {
         assert_eq!(level("virtual machines"), Some(Level::Warning));
         assert_eq!(level("containers"), Some(Level::Problem));
         assert_eq!(level("networks"), Some(Level::Ok));
-        for check in ["root", "kernel", "cgroups", "disk", "clock", "qemu", "nft", "packet filter", "forwarding", "port 53", "port 67"] {
+        for check in [
+            "root",
+            "kernel",
+            "cgroups",
+            "disk",
+            "clock",
+            "qemu",
+            "nft",
+            "packet filter",
+            "forwarding",
+            "port 53",
+            "port 67",
+        ] {
             assert!(level(check).is_some(), "{check} is missing in {findings:?}");
         }
     }

@@ -14,7 +14,12 @@ use crate::network::who_serves;
 const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 255);
 
 pub(super) fn check() -> Vec<Finding> {
-    vec![forwarding(), firewalls(), port("port 53", 53, &[Protocol::Udp, Protocol::Tcp]), port("port 67", 67, &[Protocol::Udp])]
+    vec![
+        forwarding(),
+        firewalls(),
+        port("port 53", 53, &[Protocol::Udp, Protocol::Tcp]),
+        port("port 67", 67, &[Protocol::Udp]),
+    ]
 }
 
 fn forwarding() -> Finding {
@@ -30,16 +35,29 @@ fn firewalls() -> Finding {
     let legacy = fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|t| t.lines().any(|l| l == "filter"));
     if legacy {
         let found = "an old iptables (legacy) filter table is loaded; if its FORWARD chain drops, instances cannot reach the world";
-        return Finding::warning("firewalls", found, "iptables-legacy -I FORWARD -i yb+ -j ACCEPT && iptables-legacy -I FORWARD -o yb+ -j ACCEPT");
+        return Finding::warning(
+            "firewalls",
+            found,
+            "iptables-legacy -I FORWARD -i yb+ -j ACCEPT && iptables-legacy -I FORWARD -o yb+ -j ACCEPT",
+        );
     }
-    let names: Vec<&str> = [("docker0", "Docker"), ("cni-podman0", "Podman"), ("virbr0", "libvirt"), ("lxdbr0", "LXD"), ("incusbr0", "Incus")]
-        .into_iter()
-        .filter_map(|(link, name)| Path::new("/proc/sys/net/ipv4/conf").join(link).exists().then_some(name))
-        .collect();
+    let names: Vec<&str> = [
+        ("docker0", "Docker"),
+        ("cni-podman0", "Podman"),
+        ("virbr0", "libvirt"),
+        ("lxdbr0", "LXD"),
+        ("incusbr0", "Incus"),
+    ]
+    .into_iter()
+    .filter_map(|(link, name)| Path::new("/proc/sys/net/ipv4/conf").join(link).exists().then_some(name))
+    .collect();
     if names.is_empty() {
         return Finding::ok("firewalls", "nobody else shares the network");
     }
-    Finding::ok("firewalls", format!("{} shares the network; its chains are told to let yun's bridges through", names.join(", ")))
+    Finding::ok(
+        "firewalls",
+        format!("{} shares the network; its chains are told to let yun's bridges through", names.join(", ")),
+    )
 }
 
 fn port(check: &'static str, number: u16, protocols: &[Protocol]) -> Finding {

@@ -25,12 +25,54 @@ const QEMU: (&str, &str) = ("qemu-system-aarch64", "qemu-system-arm");
 const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 
 const NEEDED: [Needed; 6] = [
-    Needed { check: "qemu", names: &[QEMU.0], package: QEMU.1, purpose: "virtual machines", vital: false, least: Some((7, 0)) },
-    Needed { check: "qemu-img", names: &["qemu-img"], package: "qemu-utils", purpose: "disk images", vital: false, least: None },
-    Needed { check: "crun", names: &["crun", "runc"], package: "crun", purpose: "containers", vital: false, least: Some((1, 0)) },
-    Needed { check: "nft", names: &["nft"], package: "nftables", purpose: "networks", vital: true, least: Some((1, 0)) },
-    Needed { check: "mmdebstrap", names: &["mmdebstrap"], package: "mmdebstrap", purpose: "building images from packages", vital: false, least: None },
-    Needed { check: "mkfs.ext4", names: &["mkfs.ext4"], package: "e2fsprogs", purpose: "disks of virtual machines", vital: false, least: None },
+    Needed {
+        check: "qemu",
+        names: &[QEMU.0],
+        package: QEMU.1,
+        purpose: "virtual machines",
+        vital: false,
+        least: Some((7, 0)),
+    },
+    Needed {
+        check: "qemu-img",
+        names: &["qemu-img"],
+        package: "qemu-utils",
+        purpose: "disk images",
+        vital: false,
+        least: None,
+    },
+    Needed {
+        check: "crun",
+        names: &["crun", "runc"],
+        package: "crun",
+        purpose: "containers",
+        vital: false,
+        least: Some((1, 0)),
+    },
+    Needed {
+        check: "nft",
+        names: &["nft"],
+        package: "nftables",
+        purpose: "networks",
+        vital: true,
+        least: Some((1, 0)),
+    },
+    Needed {
+        check: "mmdebstrap",
+        names: &["mmdebstrap"],
+        package: "mmdebstrap",
+        purpose: "building images from packages",
+        vital: false,
+        least: None,
+    },
+    Needed {
+        check: "mkfs.ext4",
+        names: &["mkfs.ext4"],
+        package: "e2fsprogs",
+        purpose: "disks of virtual machines",
+        vital: false,
+        least: None,
+    },
 ];
 
 pub(super) async fn check() -> Vec<Finding> {
@@ -49,7 +91,13 @@ async fn look(needed: &Needed) -> Finding {
                 return judge(needed, text.lines().next().unwrap_or_default().trim(), &mend);
             }
             Err(e) if e.reason == "ProgramMissing" => {}
-            Err(e) => return Finding::problem(needed.check, format!("it does not run: {e}"), format!("apt-get install --reinstall {}", needed.package)),
+            Err(e) => {
+                return Finding::problem(
+                    needed.check,
+                    format!("it does not run: {e}"),
+                    format!("apt-get install --reinstall {}", needed.package),
+                );
+            }
         }
     }
     let found = format!("{} is not installed; no {} without it", needed.names[0], needed.purpose);

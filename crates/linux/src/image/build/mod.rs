@@ -5,6 +5,7 @@
 
 mod busybox;
 mod cpio;
+mod debian;
 mod kernel;
 mod packages;
 mod programs;
@@ -40,7 +41,8 @@ pub(super) async fn build(recipe: &ImageRecipe, store: &Store, staging: Arc<Stag
     let built = match recipe.base {
         RecipeBase::Busybox => busybox::build(&builder).await,
         RecipeBase::SmallVm => small_vm::build(&builder).await,
-        _ => Err(fault::unknown_format("not yet")),
+        RecipeBase::DebianVm => debian::vm(&builder).await,
+        RecipeBase::Debian => debian::container(&builder).await,
     };
     builder.packages.trim(job).await;
     built

@@ -69,6 +69,11 @@ impl Packages {
         self.cache.join("debs")
     }
 
+    /// Packages that whole systems were made from: mmdebstrap is handed all of a release's at once.
+    pub(super) fn systems(&self) -> PathBuf {
+        self.cache.join(format!("systems-{}", self.release))
+    }
+
     fn lists(&self) -> PathBuf {
         self.cache.join("apt").join(&self.release)
     }
@@ -167,8 +172,8 @@ impl Packages {
 
     /// Removes the packages that were used longest ago until the cache is within its limit.
     pub(super) async fn trim(&self, job: &Job) {
-        let (dir, most) = (self.debs(), job.limits.max_cache.0);
-        let trimmed = tokio::task::spawn_blocking(move || trim(&dir, most)).await;
+        let (dirs, most) = ([self.debs(), self.systems()], job.limits.max_cache.0);
+        let trimmed = tokio::task::spawn_blocking(move || dirs.iter().filter(|d| d.exists()).try_for_each(|d| trim(d, most / 2))).await;
         if let Ok(Err(e)) = trimmed {
             tracing::warn!(error = %e, "cannot trim the package cache");
         }

@@ -52,7 +52,7 @@ const SCRIPTS: [(&str, &str, u32); 13] = [
 
 /// `quiet` and `mitigations=off` cut the boot by a tenth where the processor is emulated; the guest runs what its owner brings, and the host
 /// keeps its own mitigations. `panic=1` makes a broken boot an end instead of a hang.
-const CMDLINE: &str = "console=ttyS0 quiet mitigations=off nokaslr cryptomgr.notests panic=1";
+const CMDLINE: &str = "console=ttyS0 quiet mitigations=off nokaslr cryptomgr.notests audit=0 rcupdate.rcu_expedited=1 8250.nr_uarts=1 i8042.noaux panic=1";
 
 pub(super) async fn build(builder: &Builder<'_>) -> Result<Ready> {
     let (packages, job) = (&builder.packages, builder.job);
@@ -91,8 +91,8 @@ pub(super) async fn build(builder: &Builder<'_>) -> Result<Ready> {
 /// Hashes the parts and describes the image.
 async fn finish(builder: &Builder<'_>, kernel: PathBuf, initrd: PathBuf, description: String) -> Result<Ready> {
     let mut manifest = Manifest::vm(VmBoot::Kernel { cmdline: CMDLINE.into() }, Bytes(0), Some(description));
-    let (kernel, kernel_path) = disk::keep(kernel, builder.job, builder.staging.clone()).await?;
-    let (initrd, initrd_path) = disk::keep(initrd, builder.job, builder.staging.clone()).await?;
+    let (kernel, kernel_path) = disk::keep(kernel, builder.job, builder.staging.clone(), (80, 90)).await?;
+    let (initrd, initrd_path) = disk::keep(initrd, builder.job, builder.staging.clone(), (90, 97)).await?;
     let blobs = vec![(kernel_path, kernel.digest.clone()), (initrd_path, initrd.digest.clone())];
     manifest.kernel = Some(kernel);
     manifest.initrd = Some(initrd);

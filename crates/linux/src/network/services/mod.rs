@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 use tokio::task::JoinHandle;
 use yun_drivers::Result;
@@ -15,6 +16,10 @@ use yun_types::{DesiredNetwork, DnsRecord};
 
 use super::mac::Mac;
 use upstream::Upstream;
+
+/// Services that were stopped a moment ago may still be bound: a child of this process has all our sockets until its program starts.
+const TRIES: u32 = 5;
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What the services answer from. Changed in place while they run.
 #[derive(Debug)]
@@ -123,10 +128,18 @@ pub(super) struct Services {
 
 impl Services {
     /// Binds the sockets, so that a failure is the caller's, and starts the tasks.
-    pub(super) fn start(knowledge: Arc<Knowledge>, upstream: Arc<Upstream>) -> Result<Self> {
+    pub(super) async fn start(knowledge: Arc<Knowledge>, upstream: Arc<Upstream>) -> Result<Self> {
         let bridge = knowledge.network.bridge.clone();
-        let dhcp = dhcp::listen(&bridge)?;
-        let (udp, tcp) = dns::listen(&knowledge.network)?;
+        let mut tries = TRIES;
+        let (dhcp, (udp, tcp)) = loop {
+            match dhcp::listen(&bridge).and_then(|dhcp| Ok((dhcp, dns::listen(&knowledge.network)?))) {
+                Err(e) if e.reason == "PortTaken" && tries > 0 => {
+                    tries -= 1;
+                    tokio::time::sleep(AGAIN).await;
+                }
+                bound => break bound?,
+            }
+        };
         let task = |name: &str, handle| (format!("{name} on {bridge}"), handle);
         let tasks = vec![
             task("dhcp", tokio::spawn(dhcp::serve(knowledge.clone(), dhcp))),

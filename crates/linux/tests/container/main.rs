@@ -1,0 +1,9 @@
+//! The container driver on a real kernel: real crun, real cgroups, real shims.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod death;
+mod inside;
+mod life;
+mod sessions;
+mod world;

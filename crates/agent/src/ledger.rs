@@ -1,16 +1,20 @@
 //! The agent's memory on disk: one file an instance, one file a network.
 //!
-//! An entry is written *before* the agent acts, so that whatever a crash leaves behind has an entry that names it. Files appear whole, by a
-//! rename. They are not forced to the disk: an agent's crash leaves them in the kernel's memory, which is where the next agent reads them,
-//! and a crash of the *host* ends every process and every attachment that they name. What survives a host crash is asked for again by id: the control
-//! plane's snapshot names each instance, and `remove` needs no entry. So a launch waits for no disk.
+//! An entry is written *before* the agent acts, so that whatever a crash leaves behind has an entry that names it. Each writing makes a new
+//! file, `ID.NUMBER.json`, and then removes the one before: whoever reads takes the highest number that is whole. They are not forced to the
+//! disk: an agent's crash leaves them in the kernel's memory, which is where the next agent reads them, and a crash of the *host* ends every
+//! process and every attachment that they name. What survives a host crash is asked for again by id: the control plane's snapshot names each
+//! instance, and `remove` needs no entry. So a launch waits for no disk. (A rename over the file before would: file systems take it as a
+//! wish for durability, and begin to write at once.)
 //!
 //! The writes are a few kilobytes into the page cache, made in place: handing them to another thread takes longer than they do.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 use yun_drivers::{Attachment, InstanceHandle};
 use yun_types::{DesiredInstance, DesiredNetwork, Exit, Generation, InstanceId, InstanceSpec, NetworkId, Timestamp};
@@ -155,87 +159,149 @@ pub(crate) struct Remembered {
 /// The directory of entries.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    instances: PathBuf,
-    networks: PathBuf,
+    instances: Shelf,
+    networks: Shelf,
 }
 
 impl Ledger {
     /// Opens the ledger under `state`, and makes it at the first start.
     pub(crate) fn open(state: &Path) -> io::Result<Self> {
-        let instances = state.join("ledger");
-        let networks = instances.join("networks");
-        fs::create_dir_all(&networks)?;
-        Ok(Self { instances, networks })
+        let directory = state.join("ledger");
+        Ok(Self { networks: Shelf::open(directory.join("networks"))?, instances: Shelf::open(directory)? })
     }
 
-    /// Reads all entries. One that cannot be read is set aside under `.damaged`, for people.
+    /// Reads all entries. What cannot be read is set aside under `.damaged`, for people.
     pub(crate) fn load(&self) -> io::Result<Remembered> {
-        let mut instances: Vec<Entry> = read_all(&self.instances)?;
+        let mut instances: Vec<Entry> = self.instances.read_all()?;
         instances.retain(|entry| {
             let known = entry.version <= VERSION;
             if !known {
-                tracing::error!(instance = %entry.id(), version = entry.version, "this ledger entry was written by a newer yun; it is left alone");
+                let (instance, version) = (entry.id(), entry.version);
+                tracing::error!(%instance, version, "this ledger entry was written by a newer yun; it is left alone");
             }
             known
         });
-        Ok(Remembered { instances, networks: read_all(&self.networks)? })
+        Ok(Remembered { instances, networks: self.networks.read_all()? })
     }
 
     /// Reads one instance's entry. `None` if there is none that can be read.
     pub(crate) fn read(&self, id: InstanceId) -> Option<Entry> {
-        let bytes = fs::read(self.instances.join(format!("{id}.json"))).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        self.instances.read(&id.to_string())
     }
     /// Writes an instance's entry.
     pub(crate) fn write(&self, entry: &Entry) -> io::Result<()> {
-        write(&self.instances, &entry.id().to_string(), entry)
+        self.instances.write(&entry.id().to_string(), entry)
     }
     /// Removes an instance's entry. Ok when there is none.
     pub(crate) fn forget(&self, id: InstanceId) -> io::Result<()> {
-        forget(&self.instances, &id.to_string())
+        self.instances.forget(&id.to_string())
     }
     /// Writes a network.
     pub(crate) fn write_network(&self, network: &DesiredNetwork) -> io::Result<()> {
-        write(&self.networks, &network.id.to_string(), network)
+        self.networks.write(&network.id.to_string(), network)
     }
     /// Removes a network. Ok when there is none.
     pub(crate) fn forget_network(&self, id: NetworkId) -> io::Result<()> {
-        forget(&self.networks, &id.to_string())
+        self.networks.forget(&id.to_string())
     }
 }
 
-fn read_all<T: DeserializeOwned>(directory: &Path) -> io::Result<Vec<T>> {
-    let mut found = Vec::new();
-    for file in fs::read_dir(directory)? {
-        let path = file?.path();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("json") => {}
-            // Half a write of an agent that is gone.
-            Some("draft") => {
-                fs::remove_file(&path)?;
-                continue;
-            }
-            _ => continue,
+/// One directory of numbered files.
+#[derive(Debug)]
+struct Shelf {
+    directory: PathBuf,
+    /// The number of the newest file of each name.
+    newest: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Shelf {
+    fn open(directory: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&directory)?;
+        let shelf = Self { directory, newest: Mutex::default() };
+        for (name, numbers) in shelf.files()? {
+            shelf
+                .newest
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(name, numbers.into_iter().max().unwrap_or_default());
         }
-        match serde_json::from_slice(&fs::read(&path)?) {
-            Ok(entry) => found.push(entry),
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "a ledger entry is damaged and was set aside; the control plane will name what it needs again");
-                fs::rename(&path, path.with_extension("damaged"))?;
-            }
-        }
+        Ok(shelf)
     }
-    Ok(found)
+
+    fn path(&self, name: &str, number: u64) -> PathBuf {
+        self.directory.join(format!("{name}.{number}.json"))
+    }
+
+    /// The numbers of each name, in any order.
+    fn files(&self) -> io::Result<BTreeMap<String, Vec<u64>>> {
+        let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for file in fs::read_dir(&self.directory)? {
+            let file = file?.file_name();
+            let parts = file.to_str().and_then(|file| file.strip_suffix(".json")?.rsplit_once('.'));
+            if let Some((name, Ok(number))) = parts.map(|(name, number)| (name, number.parse())) {
+                found.entry(name.to_owned()).or_default().push(number);
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_all<T: DeserializeOwned>(&self) -> io::Result<Vec<T>> {
+        let mut entries = Vec::new();
+        for (name, mut numbers) in self.files()? {
+            numbers.sort_unstable_by(|a, b| b.cmp(a));
+            let mut whole = None;
+            for number in numbers {
+                let path = self.path(&name, number);
+                if whole.is_some() {
+                    // A crash came between writing the newer one and removing this.
+                    fs::remove_file(&path)?;
+                    continue;
+                }
+                match serde_json::from_slice(&fs::read(&path)?) {
+                    Ok(entry) => {
+                        self.newest.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), number);
+                        whole = Some(entry);
+                    }
+                    Err(error) => {
+                        tracing::error!(path = %path.display(), %error, "a ledger entry is damaged and was set aside; the one before counts, or the control plane names it again");
+                        fs::rename(&path, path.with_extension("damaged"))?;
+                    }
+                }
+            }
+            entries.extend(whole);
+        }
+        Ok(entries)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let number = *self.newest.lock().unwrap_or_else(PoisonError::into_inner).get(name)?;
+        serde_json::from_slice(&fs::read(self.path(name, number)).ok()?).ok()
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        let bytes = serde_json::to_vec(value)?;
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = newest.get(name).copied();
+        let number = before.map_or(1, |before| before.saturating_add(1));
+        let path = self.path(name, number);
+        if let Err(error) = fs::write(&path, bytes) {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        newest.insert(name.to_owned(), number);
+        drop(newest);
+        before.map_or(Ok(()), |before| absent(fs::remove_file(self.path(name, before))))
+    }
+
+    fn forget(&self, name: &str) -> io::Result<()> {
+        let number = self.newest.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        number.map_or(Ok(()), |number| absent(fs::remove_file(self.path(name, number))))
+    }
 }
 
-fn write(directory: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
-    let draft = directory.join(format!("{name}.draft"));
-    fs::write(&draft, serde_json::to_vec(value)?)?;
-    fs::rename(&draft, directory.join(format!("{name}.json")))
-}
-
-fn forget(directory: &Path, name: &str) -> io::Result<()> {
-    match fs::remove_file(directory.join(format!("{name}.json"))) {
+/// What is not there need not be removed.
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -268,18 +334,42 @@ mod tests {
         assert_eq!(ledger.read(entry.id()), None);
     }
 
-    #[test]
-    fn half_a_write_leaves_no_trace_and_damage_is_set_aside() {
-        let (directory, ledger) = ledger();
+    fn names(directory: &tempfile::TempDir) -> Vec<String> {
         let path = directory.path().join("ledger");
-        fs::write(path.join("x.draft"), "{").unwrap();
-        fs::write(path.join("y.json"), "{").unwrap();
-        fs::write(path.join("notes.txt"), "of somebody").unwrap();
-        assert_eq!(ledger.load().unwrap().instances, []);
-        let mut left: Vec<_> =
-            fs::read_dir(&path).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-        left.sort();
-        assert_eq!(left, ["networks", "notes.txt", "y.damaged"]);
+        let mut names: Vec<_> =
+            fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_crash_while_writing_leaves_the_entry_before() {
+        let (directory, ledger) = ledger();
+        let entry = Entry::new(desired());
+        ledger.write(&entry).unwrap();
+        let id = entry.id();
+        fs::write(directory.path().join(format!("ledger/{id}.2.json")), "{ half").unwrap();
+        fs::write(directory.path().join("ledger/notes.txt"), "of somebody").unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        assert_eq!(ledger.load().unwrap().instances, std::slice::from_ref(&entry));
+        assert_eq!(
+            names(&directory),
+            [format!("{id}.1.json"), format!("{id}.2.damaged"), "networks".into(), "notes.txt".into()]
+        );
+        ledger.write(&entry).unwrap();
+        assert_eq!(Ledger::open(directory.path()).unwrap().load().unwrap().instances, [entry]);
+    }
+
+    #[test]
+    fn a_crash_before_the_older_one_was_removed_takes_the_newer() {
+        let (directory, ledger) = ledger();
+        let (older, newer) = (Entry::new(desired()), Entry { phase: Phase::Running, ..Entry::new(desired()) });
+        for (number, entry) in [(9, &older), (10, &newer)] {
+            let path = directory.path().join(format!("ledger/{}.{number}.json", entry.id()));
+            fs::write(path, serde_json::to_vec(entry).unwrap()).unwrap();
+        }
+        assert_eq!(ledger.load().unwrap().instances, [newer]);
+        assert_eq!(names(&directory).len(), 2, "the older one is gone");
     }
 
     #[test]
@@ -288,7 +378,7 @@ mod tests {
         let entry = Entry { version: VERSION + 1, ..Entry::new(desired()) };
         ledger.write(&entry).unwrap();
         assert_eq!(ledger.load().unwrap().instances, []);
-        assert!(directory.path().join(format!("ledger/{}.json", entry.id())).exists());
+        assert!(directory.path().join(format!("ledger/{}.1.json", entry.id())).exists());
     }
 
     /// Entries that were written by released programs must be read for ever.

@@ -36,7 +36,7 @@ async fn a_container_is_launched_stopped_started_and_deleted() {
     let status = bench.control.status(id).unwrap();
     assert_eq!((status.started.is_some(), status.reason, status.accel), (true, None, None));
     assert!(bench.world.attachment(id).is_some());
-    assert_eq!(bench.ledger(), [format!("{id}.json")]);
+    assert_eq!(bench.ledger(), [id.to_string()]);
 
     bench.control.power(id, Power::Stopped);
     bench.until_state(id, InstanceState::Stopped).await;

@@ -6,13 +6,15 @@
 
 use dropshot::{
     FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted, HttpResponseHeaders, HttpResponseOk, Path, Query,
-    RequestContext, StreamingBody, TypedBody, WebsocketChannelResult, WebsocketConnection,
+    RequestContext, StreamingBody, WebsocketChannelResult, WebsocketConnection,
 };
 use yun_types::{AuditRecord, Explanation, Image, Instance, Network, Node, NodeSpec, Operation, Project, ProjectSpec, Token};
 
+mod json;
 mod params;
 mod streams;
 
+pub use json::Json;
 pub use params::*;
 pub use streams::*;
 
@@ -68,7 +70,7 @@ pub trait CloudApi {
     async fn project_create(
         rqctx: RequestContext<Self::Context>,
         headers: Header<CreateHeaders>,
-        body: TypedBody<ProjectCreate>,
+        body: Json<ProjectCreate>,
     ) -> Result<HttpResponseCreated<Project>, HttpError>;
 
     /// Show a project.
@@ -84,7 +86,7 @@ pub trait CloudApi {
         rqctx: RequestContext<Self::Context>,
         path: Path<ProjectPath>,
         headers: Header<UpdateHeaders>,
-        body: TypedBody<ProjectSpec>,
+        body: Json<ProjectSpec>,
     ) -> Result<HttpResponseHeaders<HttpResponseOk<Project>, EtagHeader>, HttpError>;
 
     /// Delete a project that owns no instance.
@@ -97,7 +99,7 @@ pub trait CloudApi {
 
     /// Create a token. Its secret is in the answer, and nowhere else.
     #[endpoint { method = POST, path = "/v1/tokens", tags = ["tokens"] }]
-    async fn token_create(rqctx: RequestContext<Self::Context>, body: TypedBody<TokenCreate>) -> Result<HttpResponseCreated<TokenCreated>, HttpError>;
+    async fn token_create(rqctx: RequestContext<Self::Context>, body: Json<TokenCreate>) -> Result<HttpResponseCreated<TokenCreated>, HttpError>;
 
     /// Revoke a token: it stops working at once.
     #[endpoint { method = DELETE, path = "/v1/tokens/{token}", tags = ["tokens"] }]
@@ -113,7 +115,7 @@ pub trait CloudApi {
         rqctx: RequestContext<Self::Context>,
         query: Query<ScopeQuery>,
         headers: Header<CreateHeaders>,
-        body: TypedBody<InstanceCreate>,
+        body: Json<InstanceCreate>,
     ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
 
     /// Show an instance.
@@ -131,7 +133,7 @@ pub trait CloudApi {
         path: Path<InstancePath>,
         query: Query<ScopeQuery>,
         headers: Header<UpdateHeaders>,
-        body: TypedBody<InstanceUpdate>,
+        body: Json<InstanceUpdate>,
     ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
 
     /// Stop an instance if it runs, and remove everything it owns.
@@ -205,7 +207,7 @@ pub trait CloudApi {
         rqctx: RequestContext<Self::Context>,
         query: Query<ScopeQuery>,
         headers: Header<CreateHeaders>,
-        body: TypedBody<ImageCreate>,
+        body: Json<ImageCreate>,
     ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
 
     /// Take an image in from the request's body. Answers when it is done.
@@ -269,7 +271,7 @@ pub trait CloudApi {
         rqctx: RequestContext<Self::Context>,
         path: Path<NodePath>,
         headers: Header<UpdateHeaders>,
-        body: TypedBody<NodeSpec>,
+        body: Json<NodeSpec>,
     ) -> Result<HttpResponseHeaders<HttpResponseOk<Node>, EtagHeader>, HttpError>;
 
     /// List operations, newest first.

@@ -110,6 +110,13 @@ impl fmt::Debug for TestClock {
 }
 
 impl TestClock {
+    /// A clock that begins at this moment: for what is also checked by clocks outside, as certificates are.
+    pub fn starting_at(start: Timestamp) -> Self {
+        let clock = Self::default();
+        clock.lock().start = start;
+        clock
+    }
+
     fn lock(&self) -> MutexGuard<'_, Virtual> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,6 +17,7 @@ unsafe extern "C" {
     fn signal(number: c_int, handler: extern "C" fn(c_int)) -> usize;
     fn poll(fds: *mut Poll, count: c_ulong, timeout: c_int) -> c_int;
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
+    fn waitid(kind: c_int, id: c_uint, told: *mut c_void, options: c_int) -> c_int;
     fn fork() -> c_int;
     fn _exit(code: c_int) -> !;
     fn syscall(number: c_long, a: c_long, b: c_long, c: c_long) -> c_long;
@@ -62,7 +63,8 @@ pub fn detach() {
     unsafe {
         setsid();
         umask(0o022);
-        for number in [1, 2, 15] {
+        // The last one tells of a dead child, and so ends a wait early.
+        for number in [1, 2, 15, 17] {
             signal(number, ignore);
         }
         const SET_PDEATHSIG: c_int = 1;
@@ -123,6 +125,22 @@ pub fn reap(pid: i32) -> io::Result<i32> {
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
+        }
+    }
+}
+
+/// Buries every dead child but this one, which is left for [`reap`].
+pub fn bury_others(keep: i32) {
+    const ALL: c_int = 0;
+    const EXITED_NOHANG_NOWAIT: c_int = 4 | 1 | 0x0100_0000;
+    loop {
+        // A siginfo: signal, error, code, padding, and then the pid of the child.
+        let mut told = [0 as c_int; 32];
+        // SAFETY: `told` is as large as the kernel's siginfo, 128 bytes, and outlives the call.
+        let answer = unsafe { waitid(ALL, 0, (&raw mut told).cast(), EXITED_NOHANG_NOWAIT) };
+        let pid = told[4];
+        if answer != 0 || pid == 0 || pid == keep || reap(pid).is_err() {
+            return;
         }
     }
 }

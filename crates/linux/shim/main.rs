@@ -217,6 +217,8 @@ impl Container {
     /// Copies what the container writes into its log, until its main process ends and nothing is left.
     fn follow(&mut self, main: &Main, mut sources: Vec<Source>) {
         loop {
+            // crun leaves processes to whoever is there.
+            kernel::bury_others(main.pid);
             let mut polls: Vec<Poll> = sources.iter().map(|source| Poll::read(&source.file)).collect();
             polls.push(Poll::read(&main.held));
             let waits = sources.iter().any(|source| source.stream.holds());

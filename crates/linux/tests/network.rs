@@ -487,9 +487,13 @@ fn a_guest_gets_its_address_over_a_tap() {
         world.network(1, &[("vm", 9)]).await;
         world.driver.attach(instance(1, 9), InstanceKind::Vm, &nic(1, 9, &[])).await.unwrap();
         let card = std::sync::Arc::new(Card::open(&world.host.tap(instance(1, 9))));
-        let ask = |kind, broadcast: bool, wanted: Option<Ipv4Addr>| {
+        let ask = |xid: u8, kind, broadcast: bool, wanted: Option<Ipv4Addr>| {
             let mut question = Message::default();
-            question.set_xid(0x1234_5678).set_chaddr(&card::mac(1, 9)).opts_mut().insert(DhcpOption::MessageType(kind));
+            question
+                .set_xid(0x1234_5600 + u32::from(xid))
+                .set_chaddr(&card::mac(1, 9))
+                .opts_mut()
+                .insert(DhcpOption::MessageType(kind));
             if broadcast {
                 question.set_flags(question.flags().set_broadcast());
             }
@@ -501,25 +505,22 @@ fn a_guest_gets_its_address_over_a_tap() {
             let packet = card::datagram((Ipv4Addr::UNSPECIFIED, 68), (Ipv4Addr::BROADCAST, 67), &bytes);
             card::ethernet(card::EVERYBODY, card::mac(1, 9), 0x0800, &packet)
         };
-        let exchange = |question: Vec<u8>| {
+        let exchange = |xid: u8, question: Vec<u8>| {
             let card = card.clone();
             async move {
-                let frame = tokio::task::spawn_blocking(move || {
-                    card.send(&question);
-                    card.hears(&[2, 1, 6, 0, 0x12, 0x34, 0x56, 0x78], Duration::from_secs(5))
-                });
-                let frame = frame.await.unwrap().unwrap();
+                let ours = [2, 1, 6, 0, 0x12, 0x34, 0x56, xid];
+                let frame = tokio::task::spawn_blocking(move || card.asks(&question, &ours)).await.unwrap();
                 (frame[..6].to_vec(), Message::decode(&mut Decoder::new(&frame[42..])).unwrap())
             }
         };
-        let (to, offer) = exchange(ask(MessageType::Discover, false, None)).await;
+        let (to, offer) = exchange(1, ask(1, MessageType::Discover, false, None)).await;
         assert_eq!(
             (to, offer.yiaddr(), offer.opts().msg_type()),
             (card::mac(1, 9).to_vec(), address(1, 9), Some(MessageType::Offer))
         );
-        let (to, ack) = exchange(ask(MessageType::Request, true, Some(address(1, 9)))).await;
+        let (to, ack) = exchange(2, ask(2, MessageType::Request, true, Some(address(1, 9)))).await;
         assert_eq!((to, ack.opts().msg_type()), (card::EVERYBODY.to_vec(), Some(MessageType::Ack)));
-        let (_, nak) = exchange(ask(MessageType::Request, true, Some(address(1, 8)))).await;
+        let (_, nak) = exchange(3, ask(3, MessageType::Request, true, Some(address(1, 8)))).await;
         assert_eq!(nak.opts().msg_type(), Some(MessageType::Nak));
         world.driver.remove_all().await.unwrap();
     });
@@ -534,6 +535,12 @@ fn a_guest_is_neither_router_nor_dhcp_server_nor_somebody_else() {
         }
         let [bad, good] = [8, 9].map(|last| Card::open(&world.host.tap(instance(1, last))));
         let text = b"what the neighbour must not hear";
+        let hello = b"both cards are plugged in";
+        let plugged = (0..100).any(|_| {
+            bad.send(&card::shout(1, 8, 5000, hello));
+            good.hears(hello, Duration::from_millis(100)).is_some()
+        });
+        assert!(plugged);
         let advertisement = {
             // Version 6, ICMPv6, hop limit 255, from fe80::8 to all nodes, type 134.
             let mut packet = vec![0x60, 0, 0, 0, 0, 16 + 32, 58, 255];

@@ -186,12 +186,14 @@ fn no_state_leads_to_a_forbidden_step() {
         if live {
             assert!(
                 !matches!(step, Step::Begin(_) | Step::Gather | Step::Prepare | Step::Settle(_) | Step::Release),
-                "who runs is not prepared: {}", what()
+                "who runs is not prepared: {}",
+                what()
             );
         } else {
             assert!(
                 !matches!(step, Step::Stop { .. } | Step::Pause | Step::Resume | Step::Reattach),
-                "nobody is there: {}", what()
+                "nobody is there: {}",
+                what()
             );
         }
         if *view.seen == Seen::Unknown && entry.handle.is_some() {
@@ -200,7 +202,8 @@ fn no_state_leads_to_a_forbidden_step() {
         if matches!(step, Step::Start) && !live {
             assert!(
                 entry.handle.is_some() && entry.attachment.is_some() && entry.boot_id == BOOT,
-                "everything is there: {}", what()
+                "everything is there: {}",
+                what()
             );
             assert_eq!(entry.prepared, Some(entry.desired.generation), "and of this generation: {}", what());
         }

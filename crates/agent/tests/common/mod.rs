@@ -365,13 +365,21 @@ impl Bench {
 
     /// The ids that have an entry in the ledger.
     pub fn ledger(&self) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(self.state.path().join("ledger"))
+        let names = std::fs::read_dir(self.state.path().join("ledger"))
             .unwrap()
-            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut ids: Vec<String> = names
             .filter(|name| name.ends_with(".json"))
+            .map(|name| name.split('.').next().unwrap().to_owned())
             .collect();
-        names.sort();
-        names
+        ids.sort();
+        ids
+    }
+
+    /// The file of an entry in the ledger.
+    pub fn ledger_file(&self, id: InstanceId) -> std::path::PathBuf {
+        let mut files = std::fs::read_dir(self.state.path().join("ledger")).unwrap().map(|file| file.unwrap().path());
+        files.find(|path| path.to_string_lossy().contains(&id.to_string())).unwrap()
     }
 
     pub fn now(&self) -> Timestamp {

@@ -17,8 +17,7 @@ use crate::{
 };
 use dropshot::{
     FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
-    HttpResponseHeaders, HttpResponseOk, Path, Query, StreamingBody, TypedBody, WebsocketChannelResult,
-    WebsocketConnection,
+    HttpResponseHeaders, HttpResponseOk, Path, Query, StreamingBody, WebsocketChannelResult, WebsocketConnection,
 };
 use futures::StreamExt;
 use http::StatusCode;
@@ -116,7 +115,7 @@ impl CloudApi for ApiImpl {
     async fn project_create(
         rqctx: Request,
         headers: Header<CreateHeaders>,
-        body: TypedBody<ProjectCreate>,
+        body: Json<ProjectCreate>,
     ) -> Result<HttpResponseCreated<Project>, HttpError> {
         let body = body.into_inner();
         let visit = Visit::of_cloud(&rqctx).on(&body.name);
@@ -147,7 +146,7 @@ impl CloudApi for ApiImpl {
         rqctx: Request,
         path: Path<ProjectPath>,
         headers: Header<UpdateHeaders>,
-        body: TypedBody<ProjectSpec>,
+        body: Json<ProjectSpec>,
     ) -> Tagged<Project> {
         let target = path.into_inner().project;
         let visit = project_visit(&rqctx, &target);
@@ -187,7 +186,7 @@ impl CloudApi for ApiImpl {
 
     async fn token_create(
         rqctx: Request,
-        body: TypedBody<TokenCreate>,
+        body: Json<TokenCreate>,
     ) -> Result<HttpResponseCreated<TokenCreated>, HttpError> {
         let body = body.into_inner();
         let visit = Visit::of_cloud(&rqctx).on(&body.name);
@@ -210,7 +209,7 @@ impl CloudApi for ApiImpl {
         rqctx: Request,
         query: Query<ScopeQuery>,
         headers: Header<CreateHeaders>,
-        body: TypedBody<InstanceCreate>,
+        body: Json<InstanceCreate>,
     ) -> Accepted {
         let body = body.into_inner();
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&body.name);
@@ -243,7 +242,7 @@ impl CloudApi for ApiImpl {
         path: Path<InstancePath>,
         query: Query<ScopeQuery>,
         headers: Header<UpdateHeaders>,
-        body: TypedBody<InstanceUpdate>,
+        body: Json<InstanceUpdate>,
     ) -> Accepted {
         let target = path.into_inner().instance;
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
@@ -374,7 +373,7 @@ impl CloudApi for ApiImpl {
         rqctx: Request,
         query: Query<ScopeQuery>,
         headers: Header<CreateHeaders>,
-        body: TypedBody<ImageCreate>,
+        body: Json<ImageCreate>,
     ) -> Accepted {
         let body = body.into_inner();
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&body.name);
@@ -475,7 +474,7 @@ impl CloudApi for ApiImpl {
         rqctx: Request,
         path: Path<NodePath>,
         headers: Header<UpdateHeaders>,
-        body: TypedBody<NodeSpec>,
+        body: Json<NodeSpec>,
     ) -> Tagged<Node> {
         let target = path.into_inner().node;
         let visit = Visit::of_cloud(&rqctx).on(&target);

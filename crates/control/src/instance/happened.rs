@@ -1,14 +1,41 @@
 //! What a change of an instance means to people: its events.
+//!
+//! A node tells what it sees too, often in the same words and a moment earlier or later: what was told a moment ago is not told again.
 
 use crate::{core::Control, operation::reference};
-use yun_types::{Event, Instance, InstanceState as State, ObjectKind, Severity};
+use chrono::TimeDelta;
+use yun_types::{Event, Instance, InstanceState as State, ObjectKind, ObjectRef, Severity};
+
+/// For so long the same word about the same object is the same event.
+const MOMENT: TimeDelta = TimeDelta::seconds(5);
+/// How far back the last event of an object is looked for.
+const LOOK_BACK: usize = 64;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Happened {
     severity: Severity,
-    reason: &'static str,
+    reason: String,
     message: String,
+}
+
+impl Happened {
+    fn normal(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Normal, reason: reason.into(), message: message.into() }
+    }
+    fn warning(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, reason: reason.into(), message: message.into() }
+    }
+}
+
+/// Records an event, unless it was the last one of its object a moment ago.
+pub(crate) fn tell(c: &Control, object: ObjectRef, severity: Severity, reason: String, message: String) {
+    let recent = c.events.tail(LOOK_BACK);
+    let last = recent.iter().rev().find(|event| event.object.id == object.id);
+    if last.is_some_and(|last| last.reason == reason && c.clock.now() - last.at < MOMENT) {
+        return;
+    }
+    c.events.record(|sequence, at| Event { sequence, at, object, severity, reason, message });
 }
 
 /// Records what the change from `before` to `after` means. `None` before: it is new; `None` after: it is gone.
@@ -17,30 +44,26 @@ pub(crate) fn happened(c: &Control, before: Option<&Instance>, after: Option<&In
         return;
     };
     for Happened { severity, reason, message } in between(before, after) {
-        let object = object.clone();
-        c.events.record(|sequence, at| Event { sequence, at, object, severity, reason: reason.into(), message });
+        tell(c, object.clone(), severity, reason, message);
     }
 }
 
 fn between(before: Option<&Instance>, after: Option<&Instance>) -> Vec<Happened> {
-    let normal = |reason, message: String| Happened { severity: Severity::Normal, reason, message };
     let Some(now) = after else {
-        return before.map(|_| normal("Deleted", "nothing of it is left".into())).into_iter().collect();
+        return before.map(|_| Happened::normal("Deleted", "nothing of it is left")).into_iter().collect();
     };
     let mut all = Vec::new();
     if before.is_none() {
-        all.push(normal(
-            "Created",
-            format!("{} of {}", now.spec.kind.map_or_else(String::new, |kind| kind.to_string()), now.spec.image),
-        ));
+        let kind = now.spec.kind.map_or_else(String::new, |kind| kind.to_string());
+        all.push(Happened::normal("Created", format!("{kind} of {}", now.spec.image)));
     }
     if now.status.node.is_some() && before.is_none_or(|before| before.status.node.is_none()) {
-        all.push(normal("Scheduled", format!("on {}", place(now))));
+        all.push(Happened::normal("Scheduled", format!("on {}", place(now))));
     }
     if now.metadata.deleting.is_some() && before.is_none_or(|before| before.metadata.deleting.is_none()) {
-        all.push(normal("Deleting", format!("its node {} removes what it owns", node(now))));
+        all.push(Happened::normal("Deleting", format!("its node {} removes what it owns", node(now))));
     }
-    all.extend(before.and_then(|before| ended(before, now)));
+    all.extend(before.and_then(|before| killed(before, now)));
     let from = before.map_or(State::Pending, |before| before.status.state);
     if from != now.status.state {
         all.extend(reached(from, now));
@@ -62,60 +85,44 @@ fn place(instance: &Instance) -> String {
 }
 
 fn waits(now: &Instance) -> Option<Happened> {
-    let message = now.status.message.clone()?;
-    Some(Happened { severity: Severity::Warning, reason: "Waiting", message })
+    Some(Happened::warning("Waiting", now.status.message.clone()?))
 }
 
-/// An end that asks for attention even if the policy has started it again already.
-fn ended(before: &Instance, now: &Instance) -> Option<Happened> {
+/// An end by the kernel that asks for attention even if the policy has started it again already.
+fn killed(before: &Instance, now: &Instance) -> Option<Happened> {
     let exit = now.status.exit.filter(|exit| before.status.exit != Some(*exit))?;
-    if exit.out_of_memory {
+    // An end that is seen is told with the state it led to.
+    let seen = matches!(now.status.state, State::Failed | State::Stopped);
+    (exit.out_of_memory && !seen).then(|| {
+        let (limit, name) = (now.spec.size.memory.human(), &now.metadata.name);
         let message = format!(
-            "it went over its memory limit of {} and was ended by the kernel; give it more with yun set {} --size memory:…",
-            now.spec.size.memory.human(),
-            now.metadata.name
+            "it went over its memory limit of {limit} and was ended by the kernel; give it more with yun set {name}"
         );
-        return Some(Happened { severity: Severity::Warning, reason: "OutOfMemory", message });
-    }
-    let again = now.status.restarts > before.status.restarts || now.status.next_restart.is_some();
-    again.then(|| {
-        let times = now.status.restarts;
-        let message =
-            format!("it ended with code {} and is started again by its policy ({times} restarts so far)", exit.code);
-        Happened {
-            severity: if exit.success() { Severity::Normal } else { Severity::Warning },
-            reason: "Restarting",
-            message,
-        }
+        Happened::warning("OutOfMemory", message)
     })
 }
 
 fn reached(from: State, now: &Instance) -> Option<Happened> {
-    let normal = |reason, message: String| Some(Happened { severity: Severity::Normal, reason, message });
-    let warning = |reason, message: String| Some(Happened { severity: Severity::Warning, reason, message });
     let status = &now.status;
-    match status.state {
-        State::Pending => waits(now),
-        State::Running if from == State::Paused => normal("Resumed", format!("on {}", place(now))),
-        State::Running if from == State::Lost => normal("Returned", format!("node {} answers again", node(now))),
-        State::Running => normal("Started", format!("on {}", place(now))),
-        State::Paused => normal("Paused", "frozen in memory".into()),
-        State::Stopped => normal(
-            "Stopped",
-            status.exit.map_or_else(|| "as asked".to_owned(), |exit| format!("with code {}", exit.code)),
-        ),
-        State::Failed => {
-            let reason = status.reason.as_deref().unwrap_or("Failed");
-            warning(
-                "Failed",
-                status.message.clone().unwrap_or_else(|| format!("{reason}; see yun logs {}", now.metadata.name)),
-            )
+    // The node's own word, if it has one.
+    let said = |word: &str| status.reason.clone().unwrap_or_else(|| word.to_owned());
+    let message = |text: String| status.message.clone().unwrap_or(text);
+    Some(match status.state {
+        State::Pending => return waits(now),
+        State::Running if from == State::Paused => Happened::normal("Resumed", format!("on {}", place(now))),
+        State::Running if from == State::Lost => {
+            Happened::normal("Returned", format!("node {} answers again", node(now)))
         }
-        State::Lost => {
-            warning("Lost", status.message.clone().unwrap_or_else(|| format!("node {} is silent", node(now))))
+        State::Running => Happened::normal("Started", format!("on {}", place(now))),
+        State::Paused => Happened::normal("Paused", "frozen in memory"),
+        State::Stopped => {
+            let how = status.exit.map_or_else(|| "as asked".to_owned(), |exit| format!("with code {}", exit.code));
+            Happened::normal(said("Stopped"), message(how))
         }
-        _ => None,
-    }
+        State::Failed => Happened::warning(said("Failed"), message(format!("see yun logs {}", now.metadata.name))),
+        State::Lost => Happened::warning("Lost", message(format!("node {} is silent", node(now)))),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -124,7 +131,7 @@ mod tests {
     use crate::instance::tests::sample;
     use yun_types::Exit;
 
-    fn reasons(before: Option<&Instance>, after: Option<&Instance>) -> Vec<&'static str> {
+    fn reasons(before: Option<&Instance>, after: Option<&Instance>) -> Vec<String> {
         between(before, after).into_iter().map(|h| h.reason).collect()
     }
 
@@ -145,6 +152,7 @@ mod tests {
         assert_eq!(reasons(Some(&running()), Some(&with(State::Paused))), ["Paused"]);
         assert_eq!(reasons(Some(&with(State::Paused)), Some(&running())), ["Resumed"]);
         assert_eq!(reasons(Some(&running()), Some(&with(State::Stopped))), ["Stopped"]);
+        assert_eq!(reasons(Some(&running()), Some(&with(State::Failed))), ["Failed"]);
         assert_eq!(reasons(Some(&running()), Some(&with(State::Lost))), ["Lost"]);
         assert_eq!(reasons(Some(&with(State::Lost)), Some(&running())), ["Returned"]);
         assert_eq!(reasons(Some(&running()), None), ["Deleted"]);
@@ -152,17 +160,16 @@ mod tests {
     }
 
     #[test]
-    fn an_end_by_the_kernel_is_told_even_when_it_runs_again() {
+    fn an_end_by_the_kernel_is_told_once_even_when_it_runs_again() {
         let mut after = with(State::Starting);
-        after.status.exit =
-            Some(Exit { code: 137, signal: Some(9), out_of_memory: true, at: chrono::DateTime::UNIX_EPOCH });
+        let at = chrono::DateTime::UNIX_EPOCH;
+        after.status.exit = Some(Exit { code: 137, signal: Some(9), out_of_memory: true, at });
         let told = between(Some(&running()), Some(&after));
-        assert_eq!((told[0].reason, told[0].severity), ("OutOfMemory", Severity::Warning));
+        assert_eq!((told[0].reason.as_str(), told[0].severity), ("OutOfMemory", Severity::Warning));
         assert!(told[0].message.contains("64 MiB"), "{}", told[0].message);
-        after.status.exit =
-            Some(Exit { code: 1, signal: None, out_of_memory: false, at: chrono::DateTime::UNIX_EPOCH });
-        after.status.restarts = 1;
-        assert_eq!(reasons(Some(&running()), Some(&after)), ["Restarting"]);
+        after.status.state = State::Failed;
+        after.status.reason = Some("OutOfMemory".into());
+        assert_eq!(reasons(Some(&running()), Some(&after)), ["OutOfMemory"]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use yun_store::{KeyRange, Row, StoreError, Table, Txn};
 use yun_types::{Instance, InstanceState, Name, NameOrId, ObjectKind, Reserved, Size};
 
-pub(crate) use happened::happened;
+pub(crate) use happened::{happened, tell};
 pub use pool::Promises;
 pub(crate) use pool::{Pool, Promise};
 pub(crate) use reconcile::start;

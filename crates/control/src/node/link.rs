@@ -75,6 +75,8 @@ impl ControlLink for LocalLink {
             .and_then(|id| crate::instance::by_id(c, id.0))
             .filter(|row| row.value.0.status.node == Some(node));
         let object = match (instance, event.object) {
+            // It leads to the instance's deletion, which is told.
+            (Some(_), _) if event.reason == "Removed" => None,
             (Some(row), _) => Some(reference(ObjectKind::Instance, &row.value.0.metadata)),
             (None, Some(object)) => Some(object),
             // About an instance that is gone or elsewhere now.
@@ -87,8 +89,7 @@ impl ControlLink for LocalLink {
             }
         };
         if let Some(object) = object {
-            let NodeEvent { severity, reason, message, .. } = event;
-            c.events.record(|sequence, at| Event { sequence, at, object, severity, reason, message });
+            crate::instance::tell(c, object, event.severity, event.reason, event.message);
         }
         Ok(())
     }

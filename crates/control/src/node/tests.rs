@@ -95,7 +95,7 @@ async fn names_of_neighbours_on_other_nodes_are_told() {
     cloud.launch("web", |s| s.node = Some(name("a"))).await;
     cloud.launch("db", |s| s.node = Some(name("b"))).await;
     let records = || {
-        let networks =
+        let mut networks =
             a.told().into_iter().filter_map(|o| if let NodeOrder::Network(network) = o { Some(network) } else { None });
         networks.next_back().map_or(0, |network| network.records.len())
     };
@@ -268,6 +268,12 @@ async fn what_a_node_saw_is_in_the_journal() {
     node.link.event(node.id, event(None)).await.unwrap();
     assert_eq!(cloud.events("web").last().unwrap(), "Pulled");
     assert_eq!(cloud.events("a").last().unwrap(), "Pulled");
+    let told = cloud.events("web").len();
+    for reason in ["Pulled", "Removed"] {
+        let again = NodeEvent { reason: reason.into(), ..event(Some(InstanceId(web.metadata.id))) };
+        node.link.event(node.id, again).await.unwrap();
+    }
+    assert_eq!(cloud.events("web").len(), told, "neither what was just told nor what the deletion will tell");
 }
 
 #[tokio::test]

@@ -381,7 +381,7 @@ async fn bad_requests_are_told_what_is_bad_and_what_is_right() {
         ),
         (r#"{"name":"Web","spec":{"kind":"container","image":"none"}}"#, &["name", "use lower case", "web-1"]),
         (r#"{"name":"web","spec":{"kind":"container","image":"none","colour":1}}"#, &["unknown field `colour`"]),
-        ("{", &["EOF"]),
+        ("{", &["not JSON", "EOF"]),
     ] {
         let (status, _, message) = post(body).await;
         assert!(status == 400 && words.iter().all(|word| message.contains(word)), "{status} {message}");

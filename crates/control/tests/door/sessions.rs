@@ -18,8 +18,8 @@ use yun_engine::{
     work::Followed,
 };
 use yun_types::{
-    Arch, CgroupVersion, Digest, DriverFacts, Exit, Generation, Image, ImageFacts, ImageRecipe, ImageSpec, ImageStatus, Instance, InstanceId, InstanceKind,
-    InstanceState, InstanceStatus, Labels, Metadata, Name, NodeFacts, Size,
+    Arch, CgroupVersion, Digest, DriverFacts, Exit, Generation, Image, ImageFacts, ImageRecipe, ImageSpec, ImageStatus,
+    Instance, InstanceId, InstanceKind, InstanceState, InstanceStatus, Labels, Metadata, Name, NodeFacts, Size,
 };
 
 /// A node whose container writes in capital letters and whose ports say what they hear.
@@ -43,8 +43,14 @@ impl NodeLink for Echo {
     async fn console(&self, _: InstanceId) -> Result<Session, LinkError> {
         Err(LinkError::Unreachable("it has no console".into()))
     }
-    async fn logs(&self, _: InstanceId, request: LogRequest) -> Result<BoxStream<'static, io::Result<LogLine>>, LinkError> {
-        let line = |text: &str| Ok(LogLine { at: None, stream: LogStream::Stdout, text: Bytes::copy_from_slice(text.as_bytes()) });
+    async fn logs(
+        &self,
+        _: InstanceId,
+        request: LogRequest,
+    ) -> Result<BoxStream<'static, io::Result<LogLine>>, LinkError> {
+        let line = |text: &str| {
+            Ok(LogLine { at: None, stream: LogStream::Stdout, text: Bytes::copy_from_slice(text.as_bytes()) })
+        };
         let lines: Vec<io::Result<LogLine>> = match request.tail {
             Some(1) => vec![line("last")],
             Some(2) => vec![line("first"), Err(io::Error::other("the disk broke"))],
@@ -131,18 +137,23 @@ async fn world() -> World {
     let rev = world.control.images.table.create(&["default", "busybox"], &ImageRow(image)).await.unwrap();
     world.control.images.cache.wait_for(rev).await.unwrap();
     let spec = serde_json::from_value(json!({"kind": "container", "image": "busybox"})).unwrap();
-    let status = InstanceStatus { state: InstanceState::Running, node: Some(node), node_name: Some(name("one")), ..InstanceStatus::default() };
+    let status = InstanceStatus {
+        state: InstanceState::Running,
+        node: Some(node),
+        node_name: Some(name("one")),
+        ..InstanceStatus::default()
+    };
     let row = InstanceRow(Instance { metadata: metadata("web"), spec, status });
     let rev = world.control.instances.table.create(&["default", "web"], &row).await.unwrap();
     world.control.instances.cache.wait_for(rev).await.unwrap();
     world
 }
 
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_travels_both_ways_and_ends_with_the_exit() {
     let world = world().await;
-    let request = world.admin().instance_exec().instance(name("web")).command(r#"["cat","-"]"#).env(r#"["A=1"]"#).send().await;
+    let request =
+        world.admin().instance_exec().instance(name("web")).command(r#"["cat","-"]"#).env(r#"["A=1"]"#).send().await;
     let (mut session, carry) = yun_api::frames::connect(socket(request.unwrap().into_inner()).await);
     let carrying = tokio::spawn(carry);
     session.input.send(Input::Stdin("hello".into())).await.unwrap();
@@ -152,7 +163,10 @@ async fn a_session_travels_both_ways_and_ends_with_the_exit() {
         seen.push(output);
     }
     let exit = Exit { code: 3, signal: None, out_of_memory: false, at: chrono::DateTime::UNIX_EPOCH };
-    assert_eq!(seen, [Output::Stderr(r#"["cat", "-"] ["A=1"]"#.into()), Output::Stdout("HELLO".into()), Output::Exit(exit)]);
+    assert_eq!(
+        seen,
+        [Output::Stderr(r#"["cat", "-"] ["A=1"]"#.into()), Output::Stdout("HELLO".into()), Output::Exit(exit)]
+    );
     carrying.await.unwrap();
 
     let refused = world.admin().instance_exec().instance(name("web")).command("cat").send().await.unwrap().into_inner();
@@ -167,11 +181,14 @@ async fn a_session_travels_both_ways_and_ends_with_the_exit() {
 async fn logs_come_as_lines_and_break_visibly() {
     let world = world().await;
     let log = async |query: &str| {
-        let response = world.http(&world.admin).get(world.url(&format!("/v1/instances/web/logs?{query}"))).send().await?;
+        let response =
+            world.http(&world.admin).get(world.url(&format!("/v1/instances/web/logs?{query}"))).send().await?;
         response.error_for_status()?.text().await
     };
     let texts = |body: &str| -> Vec<String> {
-        body.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned()).collect()
+        body.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(texts(&log("").await.unwrap()), ["first", "last"]);
     assert_eq!(texts(&log("tail=1").await.unwrap()), ["last"]);
@@ -203,7 +220,7 @@ async fn a_connection_carries_bytes_both_ways_and_closes_by_halves() {
             other => panic!("{other:?}"),
         }
     }
-    sending.await.unwrap();
+    let _open_until_here = sending.await.unwrap();
     assert!(heard.ends_with(b"bye") && heard[..heard.len() - 3] == sent[..], "{} bytes of {}", heard.len(), sent.len());
 
     let refused = world.admin().instance_dial().instance(name("web")).port(81).send().await.unwrap().into_inner();
@@ -217,7 +234,8 @@ async fn a_connection_carries_bytes_both_ways_and_closes_by_halves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn open_sessions_do_not_hold_up_the_end() {
     let world = world().await;
-    let upgraded = world.admin().instance_exec().instance(name("web")).command(r#"["cat"]"#).send().await.unwrap().into_inner();
+    let upgraded =
+        world.admin().instance_exec().instance(name("web")).command(r#"["cat"]"#).send().await.unwrap().into_inner();
     let mut open = socket(upgraded).await;
     let first = tokio::time::timeout(Duration::from_secs(20), open.next()).await.unwrap();
     assert!(matches!(first, Some(Ok(Message::Binary(_)))), "{first:?}");
@@ -230,7 +248,8 @@ async fn open_sessions_do_not_hold_up_the_end() {
 async fn a_key_creates_one_instance_across_retries_and_restarts() {
     let world = world().await;
     let create = async |world: &World, body: &Value| {
-        let request = world.http(&world.admin).post(world.url("/v1/instances")).header("idempotency-key", "once").json(body);
+        let request =
+            world.http(&world.admin).post(world.url("/v1/instances")).header("idempotency-key", "once").json(body);
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         (status, serde_json::from_str::<Value>(&response.text().await.unwrap()).unwrap())

@@ -354,6 +354,7 @@ impl Running {
         let kill = move || {
             for pid in group.map(|group| group.processes().unwrap_or_default()).unwrap_or_default() {
                 let Some(member) = Process::now(pid) else { continue };
+                eprintln!("DEBUG {pid} session {:?} of {sessions:?} process {process:?}", session_of(pid));
                 let belongs = session_of(pid).is_some_and(|session| sessions.contains(&session));
                 if (belongs || Some(member) == process)
                     && let Ok(Some(held)) = member.hold()

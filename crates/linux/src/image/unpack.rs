@@ -303,7 +303,7 @@ impl<'a> Unpacker<'a> {
             return Ok(fd);
         }
         match self.open_dir(wanted) {
-            Err(Errno::ENOENT) => {}
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
             opened => return opened.map_err(|e| self.failed("open the directory of", raw, e)),
         }
         let mut path = PathBuf::new();
@@ -312,12 +312,12 @@ impl<'a> Unpacker<'a> {
             path.push(part);
             match mkdirat(&above, part.as_os_str(), Mode::from_bits_truncate(0o755)) {
                 Ok(()) => self.count(raw)?,
-                Err(Errno::EEXIST) => {}
+                Err(Errno::EEXIST) => self.replace_whiteout(&above, part.as_os_str(), raw)?,
                 Err(e) => return Err(self.failed("make the directory of", raw, e)),
             }
-            // A whiteout of the same layer, or a link that leads nowhere in the image, is no directory.
+            // A link that leads nowhere in the image is no directory.
             match self.open_dir(&path) {
-                Err(Errno::ENOENT | Errno::ENOTDIR) => {
+                Err(Errno::ENOENT) => {
                     let why = format!("goes through {}, which leads to no directory of the image", fault::shown(path.as_os_str().as_bytes()));
                     return Err(fault::unsafe_entry(raw, &why));
                 }
@@ -325,6 +325,18 @@ impl<'a> Unpacker<'a> {
             }
         }
         self.open_dir(wanted).map_err(|e| self.failed("open the directory of", raw, e))
+    }
+
+    /// What an earlier entry hid is a directory again, with nothing of the lower layers in it.
+    fn replace_whiteout(&self, above: &OwnedFd, name: &OsStr, raw: &[u8]) -> Result<()> {
+        let failed = |e| self.failed("make the directory of", raw, e);
+        if !is_whiteout(&stat(above, name).map_err(failed)?) {
+            return Ok(());
+        }
+        unlinkat(above, name, UnlinkatFlags::NoRemoveDir).map_err(failed)?;
+        mkdirat(above, name, Mode::from_bits_truncate(0o755)).map_err(failed)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        self.set_opaque(&openat(above, name, flags, Mode::empty()).map_err(failed)?.into(), raw)
     }
 
     /// Opens a directory of the layer; links are followed inside the layer only.

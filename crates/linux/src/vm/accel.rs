@@ -153,9 +153,11 @@ async fn test_guest(program: &str, accel: &str, cpu: &str, limit: Duration) -> R
     if output.stdout.ends_with(MARKER) && output.status.code() == Some(i32::from(GOODBYE) * 2 + 1) {
         return Ok(());
     }
-    let said = crate::command::tail(&String::from_utf8_lossy(&output.stderr), 1);
-    let said = said.split_once(": ").map_or(said.as_str(), |(_, rest)| rest).to_owned();
-    Err(if said.is_empty() { format!("QEMU ended with {}", output.status) } else { format!("QEMU ended with {}: {said}", output.status) })
+    // The first words are the cause; assertions and backtraces follow them.
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    let first = printed.lines().find(|line| !line.contains("warning:")).unwrap_or("without a word");
+    let said = first.split_once(": ").map_or(first, |(_, rest)| rest).trim_start_matches("error: ");
+    Err(format!("QEMU ended with {}: {said}", output.status))
 }
 
 /// Real-mode code at 0000:7c00.

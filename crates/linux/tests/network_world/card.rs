@@ -1,6 +1,6 @@
 //! A guest's network card, without a guest: whole Ethernet frames in and out of a tap, as QEMU would move them.
 
-use super::{Ipv4Addr, address, shell};
+use super::{Ipv4Addr, address};
 use nix::{
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -9,7 +9,6 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::{AsFd, AsRawFd},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -31,13 +30,16 @@ impl Card {
         request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
         assert_eq!(unsafe { libc::ioctl(tap.as_raw_fd(), 0x4004_54ca, &raw mut request) }, 0, "{name}");
-        let card = Self { tap };
-        // Until the bridge has noticed the card, it drops what the card sends.
-        let end = Instant::now() + Duration::from_secs(10);
-        while !shell(Command::new("bridge").args(["link", "show", "dev", name])).1.contains("state forwarding") {
-            assert!(Instant::now() < end, "{name} does not come up");
-        }
-        card
+        Self { tap }
+    }
+
+    /// Sends until something with these bytes comes back, as guests do: until the kernel has noticed a new card, it drops frames.
+    pub(crate) fn asks(&self, question: &[u8], wanted: &[u8]) -> Vec<u8> {
+        let answer = (0..20).find_map(|_| {
+            self.send(question);
+            self.hears(wanted, Duration::from_millis(500))
+        });
+        answer.unwrap()
     }
 
     pub(crate) fn send(&self, frame: &[u8]) {

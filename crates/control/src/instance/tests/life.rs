@@ -70,7 +70,7 @@ async fn a_launch_that_fails_says_why() {
     let failure = cloud.end(&operation).await.status.error.unwrap();
     assert_eq!(failure.code, "EntrypointNotFound");
     assert_eq!(failure.message, "instance web failed: the image has no /bin/nope; name another with --entrypoint");
-    assert_eq!(cloud.events("web"), ["Created", "Scheduled", "Failed"]);
+    assert_eq!(cloud.events("web"), ["Created", "Scheduled", "EntrypointNotFound"]);
 }
 
 #[tokio::test]

@@ -90,10 +90,10 @@ pub(super) async fn container(builder: &Builder<'_>) -> Result<Ready> {
 /// The VM.
 pub(super) async fn vm(builder: &Builder<'_>) -> Result<Ready> {
     let job = builder.job;
-    let kernel = kernel::fetch(builder).await?;
-    let busybox_package = builder.packages.fetch(&["busybox-static".into()], job).await?;
+    let found = builder.packages.fetch(&[kernel::package(builder).await?, "busybox-static".to_owned()], job).await?;
+    let kernel = kernel::unpack(builder, &found[0]).await?;
     let busybox_root = builder.staging.join("busybox");
-    builder.packages.unpack(&busybox_package, &busybox_root, job).await?;
+    builder.packages.unpack(&found[1..], &busybox_root, job).await?;
     let root = builder.staging.join("rootfs");
     let wanted: Vec<String> = VM_PACKAGES.iter().map(|p| (*p).to_owned()).chain(builder.recipe.packages.iter().cloned()).collect();
     debootstrap(builder, &wanted, &[], &root, (10, 70)).await?;

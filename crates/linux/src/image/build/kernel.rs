@@ -1,6 +1,6 @@
 //! A Debian kernel for direct boot: its image, and the modules that a guest needs, in the order in which they must be loaded.
 
-use super::{Builder, packages::debian_arch};
+use super::{Builder, packages::{Package, debian_arch}};
 use crate::image::codec::Codec;
 use std::{
     collections::BTreeMap,
@@ -30,28 +30,25 @@ pub(super) struct Module {
     pub(super) content: Vec<u8>,
 }
 
-/// Fetches and unpacks the kernel that Debian makes for clouds.
-pub(super) async fn fetch(builder: &Builder<'_>) -> Result<Kernel> {
-    let (packages, job) = (&builder.packages, builder.job);
+/// The package of the kernel that Debian makes for clouds.
+pub(super) async fn package(builder: &Builder<'_>) -> Result<String> {
     let arch = debian_arch();
     // There is no cloud flavour of it.
     let meta = if arch == "riscv64" { "linux-image-riscv64".to_owned() } else { format!("linux-image-cloud-{arch}") };
-    let name = concrete(builder, &meta).await?;
-    let found = packages.fetch(std::slice::from_ref(&name), job).await?;
-    job.work.report(Some(30), format!("unpacking the kernel {}", found[0].version));
-    let dir = builder.staging.join("kernel");
-    packages.unpack(&found, &dir, job).await?;
-    job.blocking(move |_| Kernel::find(&dir)).await
-}
-
-/// The package that the meta package stands for.
-async fn concrete(builder: &Builder<'_>, meta: &str) -> Result<String> {
     let named = |depends: &str| depends.split([',', '|']).map(|d| d.trim().split(' ').next().unwrap_or_default().to_owned()).find(|d| d.starts_with("linux-image-"));
-    let depends = builder.packages.field(meta, "Depends", builder.job).await?;
+    let depends = builder.packages.field(&meta, "Depends", builder.job).await?;
     depends.as_deref().and_then(named).ok_or_else(|| {
         let message = format!("Debian {} has no kernel package {meta}; run apt-get update, or name another release", builder.packages.release);
         DriverError::unavailable("PackageNotFound", message)
     })
+}
+
+/// Unpacks it.
+pub(super) async fn unpack(builder: &Builder<'_>, package: &Package) -> Result<Kernel> {
+    builder.job.work.report(Some(30), format!("unpacking the kernel {}", package.version));
+    let dir = builder.staging.join("kernel");
+    builder.packages.unpack(std::slice::from_ref(package), &dir, builder.job).await?;
+    builder.job.blocking(move |_| Kernel::find(&dir)).await
 }
 
 impl Kernel {

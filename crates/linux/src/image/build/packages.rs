@@ -86,7 +86,9 @@ impl Packages {
     fn apt(&self, name: &'static str, limit: Duration) -> Tool {
         let tool = Tool::new(name, "apt", limit).args(["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2"]);
         if !self.is_private() {
-            return tool;
+            // Some hosts keep no index of their lists, and apt would read all of them each time.
+            let index = |kind: &str| format!("Dir::Cache::{kind}={}", self.cache.join("apt").join(format!("{kind}.bin")).display());
+            return tool.args(["-o", &index("pkgcache"), "-o", &index("srcpkgcache")]);
         }
         let lists = self.lists();
         let set = |key: &str, name: &str| format!("{key}={}", lists.join(name).display());
@@ -115,7 +117,8 @@ impl Packages {
         self.apt("apt-get", FETCH).args(["--error-on=any", "update"]).run(job).await.map(drop)
     }
 
-    /// Fetches packages. What the cache has is not fetched again; a list that is out of date is refreshed once.
+    /// Fetches packages, and gives them in the order of their names. What the cache has is not fetched again; lists that are out of date are
+    /// refreshed once.
     pub(super) async fn fetch(&self, names: &[String], job: &Job) -> Result<Vec<Package>> {
         match self.try_fetch(names, job).await {
             Err(e) if !self.is_private() && matches!(e.reason, "MirrorUnreachable" | "PackageNotFound" | "PackagesOutOfDate") => {
@@ -130,9 +133,12 @@ impl Packages {
 
     async fn try_fetch(&self, names: &[String], job: &Job) -> Result<Vec<Package>> {
         let printed = self.apt("apt-get", ASK).args(["--print-uris", "download"]).args(names).run(job).await?;
-        let offers = offers(&printed);
-        if offers.len() < names.len() {
-            return Err(DriverError::unavailable("PackagesOutOfDate", format!("apt offers only {} of the {} packages that are needed; run apt-get update", offers.len(), names.len())));
+        let offered = offers(&printed);
+        let mut offers = Vec::new();
+        for name in names {
+            let offer = offered.iter().find(|o| o.file.split('_').next() == Some(name)).cloned();
+            let missing = || DriverError::unavailable("PackagesOutOfDate", format!("apt offers no file for the package {name}; run apt-get update"));
+            offers.push(offer.ok_or_else(missing)?);
         }
         let dir = self.debs();
         let checked = { let (offers, dir) = (offers.clone(), dir.clone()); job.blocking(move |_| Ok(offers.iter().all(|o| is_whole(&dir, o)))).await? };

@@ -57,26 +57,29 @@ const CMDLINE: &str = "console=ttyS0 quiet mitigations=off nokaslr cryptomgr.not
 pub(super) async fn build(builder: &Builder<'_>) -> Result<Ready> {
     let (packages, job) = (&builder.packages, builder.job);
     job.work.report(Some(5), "finding the packages");
-    let kernel = kernel::fetch(builder).await?;
-    let busybox_package = packages.fetch(&["busybox-static".into()], job).await?;
-    let wanted: Vec<String> = PACKAGES.iter().map(|p| (*p).to_owned()).chain(builder.recipe.packages.iter().cloned()).collect();
-    let names = with_libraries(builder, &wanted).await?;
+    let kernel_name = kernel::package(builder).await?;
+    let wanted: Vec<String> = PACKAGES.iter().map(|p| (*p).to_owned()).collect();
+    let names = [vec![kernel_name, "busybox-static".to_owned()], with_libraries(builder, &wanted).await?].concat();
     let found = packages.fetch(&names, job).await?;
+    let [kernel_package, busybox_package, others @ ..] = &found[..] else {
+        return Err(DriverError::unavailable("PackagesOutOfDate", "apt does not offer what the guest needs; run apt-get update"));
+    };
+    let kernel = kernel::unpack(builder, kernel_package).await?;
     job.work.report(Some(50), "unpacking the packages");
     let root = builder.staging.join("packages");
-    packages.unpack(&found, &root, job).await?;
+    packages.unpack(others, &root, job).await?;
     let busybox_root = builder.staging.join("busybox");
-    packages.unpack(&busybox_package, &busybox_root, job).await?;
+    packages.unpack(std::slice::from_ref(busybox_package), &busybox_root, job).await?;
     let busybox = busybox::program_in(&busybox_root)?;
     let applets = busybox::applets(&busybox, job).await?;
     let mut programs = Programs::default();
     for (place, name) in PROGRAMS {
         programs.add(&root, place, name, job).await?;
     }
-    let extra = extra_root(builder, &names).await?;
+    let extra = extra_root(builder).await?;
     job.work.report(Some(70), "putting the guest together");
     let image = kernel.image.clone();
-    let description = format!("small VM: BusyBox {}, Linux {}", busybox_package[0].version.split_once(':').map_or("", |(_, v)| v), kernel.release);
+    let description = format!("small VM: BusyBox {}, Linux {}", busybox_package.version.split_once(':').map_or("", |(_, v)| v), kernel.release);
     let staged = builder.staging.join("initrd");
     let (staging, target) = (builder.staging.clone(), staged.clone());
     job.blocking(move |_| {
@@ -109,7 +112,7 @@ async fn with_libraries(builder: &Builder<'_>, wanted: &[String]) -> Result<Vec<
 }
 
 /// The packages that the recipe adds, unpacked as they are, with their libraries.
-async fn extra_root(builder: &Builder<'_>, _names: &[String]) -> Result<Option<PathBuf>> {
+async fn extra_root(builder: &Builder<'_>) -> Result<Option<PathBuf>> {
     if builder.recipe.packages.is_empty() {
         return Ok(None);
     }

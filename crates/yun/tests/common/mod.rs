@@ -1,0 +1,189 @@
+//! A real server on a root of its own, for tests, and the command line that talks to it.
+#![allow(dead_code, clippy::disallowed_methods, reason = "shared by several test programs, which start the real program")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_yun");
+
+/// True if the real thing can be tested here; says aloud what is missing if not.
+pub fn real(what: &str) -> bool {
+    let missing = [("crun", "/usr/bin/crun"), ("nft", "/usr/sbin/nft"), ("busybox", "/bin/busybox")];
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED {what}: it needs root");
+        return false;
+    }
+    for (name, path) in missing {
+        if !Path::new(path).exists() {
+            eprintln!("SKIPPED {what}: {name} is not installed (cargo xtask setup installs it)");
+            return false;
+        }
+    }
+    true
+}
+
+/// True if VMs can be tested here.
+pub fn real_vms(what: &str) -> bool {
+    if !real(what) {
+        return false;
+    }
+    if !Path::new("/usr/bin/qemu-system-x86_64").exists() {
+        eprintln!("SKIPPED {what}: QEMU is not installed (cargo xtask setup installs it)");
+        return false;
+    }
+    true
+}
+
+/// A server that is taken down, with everything it runs, when this is dropped.
+pub struct Cloud {
+    directory: tempfile::TempDir,
+}
+
+impl Cloud {
+    /// Starts one on a fresh root.
+    pub fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("yt").tempdir_in("/var/tmp").unwrap();
+        let cloud = Self { directory };
+        cloud.up();
+        cloud
+    }
+
+    /// A root without a server.
+    pub fn cold() -> Self {
+        Self { directory: tempfile::Builder::new().prefix("yt").tempdir_in("/var/tmp").unwrap() }
+    }
+
+    /// Starts the server, or finds it running.
+    pub fn up(&self) {
+        self.ok(&["up", "--listen", "127.0.0.1:0", "--no-systemd"]);
+        // The first instances of a test should not race with the registration of the node.
+        self.until("the node is ready", || self.run(&["node", "ls", "-o", "name"]).stdout.len() > 1);
+    }
+
+    /// Everything of it is under here.
+    pub fn root(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What must outlive a reboot.
+    pub fn state(&self) -> PathBuf {
+        self.root().join("var/lib/yun")
+    }
+
+    /// The command line, ready to run.
+    pub fn command(&self, words: &[impl AsRef<std::ffi::OsStr>]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(words).env("YUN_ROOT", self.root()).env("YUN_CONFIG", self.root().join("config.toml")).env("NO_COLOR", "1");
+        for name in ["YUN_HOST", "YUN_TOKEN", "YUN_PROJECT", "YUN_CONTEXT"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command line.
+    pub fn run(&self, words: &[impl AsRef<std::ffi::OsStr>]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Runs the command line, which must succeed; its standard output.
+    #[track_caller]
+    pub fn ok(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "yun {}: {}\n{}", words.join(" "), text(&output.stderr), self.log());
+        text(&output.stdout)
+    }
+
+    /// Runs the command line, which must fail; its exit code and its standard error.
+    #[track_caller]
+    pub fn fails(&self, words: &[&str]) -> (i32, String) {
+        let output = self.run(words);
+        assert!(!output.status.success(), "yun {} succeeded: {}", words.join(" "), text(&output.stdout));
+        (output.status.code().unwrap_or(-1), text(&output.stderr))
+    }
+
+    /// The state of an instance, as a word.
+    pub fn state_of(&self, name: &str) -> String {
+        let output = self.run(&["show", name, "-o", "json"]);
+        let instance: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        instance["status"]["state"].as_str().unwrap_or("absent").to_owned()
+    }
+
+    /// Waits until something is so.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut so: impl FnMut() -> bool) {
+        let limit = Instant::now() + Duration::from_secs(90);
+        while !so() {
+            assert!(Instant::now() < limit, "it never came true that {what}\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// The server's pid.
+    pub fn pid(&self) -> i32 {
+        let status: serde_json::Value = serde_json::from_str(&self.ok(&["status", "-o", "json"])).unwrap();
+        i32::try_from(status["pid"].as_i64().unwrap()).unwrap()
+    }
+
+    /// Ends the server without a word, and waits until it is gone.
+    pub fn kill(&self) {
+        let pid = self.pid();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        self.until("the killed server is gone", || !alive(pid));
+    }
+
+    /// What the server said.
+    pub fn log(&self) -> String {
+        let all = std::fs::read_to_string(self.state().join("logs/server.log")).unwrap_or_default();
+        let lines: Vec<&str> = all.lines().collect();
+        format!("server log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+    }
+
+    /// What is left on the host of this cloud: processes, interfaces, mounts, cgroups, rules.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let root = self.root().to_string_lossy().into_owned();
+        let id = std::fs::read_to_string(self.state().join("cloud-id")).unwrap_or_default().trim().replace('-', "");
+        let short = id.get(24..).unwrap_or("none").to_owned();
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&root) {
+                found.push(format!("process {} {line}", process.file_name().to_string_lossy()));
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        found.extend(mounts.lines().filter(|l| l.contains(&root) || l.contains(&format!("yun-{short}"))).map(|l| format!("mount {l}")));
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let directory = hierarchy.path().join(format!("yun-{short}"));
+            if directory.is_dir() {
+                found.push(format!("cgroup {}", directory.display()));
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        let _ = self.run(&["down"]);
+    }
+}
+
+/// Whether a process lives.
+pub fn alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -7,10 +7,10 @@ use crate::{
     agent::StartError,
     config::{AgentConfig, Drivers},
     decide::grace,
-    ledger::{Entry, Ledger, Phase},
+    ledger::{Entry, Ledger},
 };
 use futures::{StreamExt, stream};
-use yun_drivers::{NetworkDriver, Result};
+use yun_drivers::{NetworkDriver, Observed, Result};
 
 /// How many instances are ended side by side.
 const TOGETHER: usize = 32;
@@ -42,7 +42,12 @@ pub async fn halt(config: &AgentConfig, drivers: &Drivers) -> Result<usize, Star
 
 async fn halt_one(ledger: &Ledger, drivers: &Drivers, mut entry: Entry) -> Result<bool> {
     let ran = match &entry.handle {
-        Some(handle) => drivers.of(entry.desired.kind).stop(handle, grace(&entry)).await?.is_some(),
+        Some(handle) => {
+            let driver = drivers.of(entry.desired.kind);
+            let ran = matches!(driver.recover(handle).await?, Observed::Running { .. } | Observed::Paused { .. });
+            driver.stop(handle, grace(&entry)).await?;
+            ran
+        }
         None => false,
     };
     disconnect(drivers.network.as_ref(), &entry).await?;
@@ -50,7 +55,7 @@ async fn halt_one(ledger: &Ledger, drivers: &Drivers, mut entry: Entry) -> Resul
     entry.boot_id = String::new();
     entry.attachment = None;
     ledger.write(&entry).map_err(|e| yun_drivers::DriverError::io("write the ledger", e))?;
-    Ok(ran && !matches!(entry.phase, Phase::Stopped | Phase::Finished))
+    Ok(ran)
 }
 
 async fn disconnect(network: &dyn NetworkDriver, entry: &Entry) -> Result<()> {

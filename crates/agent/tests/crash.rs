@@ -39,7 +39,7 @@ async fn a_launch_survives_a_crash_at_each_step() {
         bench.until_state(id, InstanceState::Running).await;
         assert_eq!(bench.world.starts(id), 1, "{point}");
         bench.clock.advance(30 * SECOND).await;
-        assert_eq!(bench.world.starts(id), 1, "{point}");
+        assert_eq!((bench.world.starts(id), bench.world.prepared_live(id)), (1, 0), "{point}");
     }
     scenario.teardown();
 }
@@ -86,6 +86,27 @@ async fn a_deletion_survives_a_crash_at_each_step() {
                 bench.until("said so", |bench| bench.control.gone(id)).await;
             }
         }
+    }
+    scenario.teardown();
+}
+
+#[tokio::test]
+async fn a_removal_that_has_begun_is_finished_without_the_control_plane() {
+    let scenario = FailScenario::setup();
+    for point in ["agent::before_remove", "agent::after_remove"] {
+        let mut bench = Bench::new().await;
+        let id = bench.running().await;
+        fail::cfg(point, "panic").unwrap();
+        bench.control.delete(id);
+        bench.until("panicked", |bench| bench.tasks.list().iter().any(|task| task.reason.contains("panicked"))).await;
+        bench.crash().await;
+        fail::remove(point);
+        bench.control.set_down(true);
+        bench.start().await;
+        bench.clock.advance(60 * SECOND).await;
+        assert_eq!((bench.world.leftovers(id), bench.world.starts(id)), (vec![], 1), "{point}");
+        bench.control.set_down(false);
+        bench.until("gone", |bench| bench.control.gone(id)).await;
     }
     scenario.teardown();
 }

@@ -66,6 +66,22 @@ async fn who_ended_while_nobody_looked_is_treated_as_if_seen() {
 }
 
 #[tokio::test]
+async fn a_restart_that_was_asked_for_meets_an_end_that_nobody_saw() {
+    let mut bench = Bench::new().await;
+    let instance = bench.instance(InstanceKind::Container);
+    let spec = InstanceSpec { restart: RestartPolicy::Never, ..instance.spec.clone() };
+    let id = bench.run(DesiredInstance { spec, ..instance }).await;
+    bench.crash().await;
+    bench.world.end(id, 5);
+    bench.world.inject(Call::Recover, Fault::slow(SECOND));
+    bench.start().await;
+    bench.control.edit(id, |spec| spec.restart_count = 1);
+    bench.until_state(id, InstanceState::Running).await;
+    bench.clock.advance(60 * SECOND).await;
+    assert_eq!((bench.control.state(id), bench.world.starts(id)), (Some(InstanceState::Running), 2));
+}
+
+#[tokio::test]
 async fn a_pause_before_a_restart_outlives_the_agent() {
     let mut bench = Bench::new().await;
     let id = bench.running().await;
@@ -116,6 +132,36 @@ async fn after_a_reboot_of_the_host_instances_come_back_by_their_policy() {
     assert_eq!(bench.control.status(ids[2]).unwrap().reason.as_deref(), Some("HostRebooted"));
     assert_eq!(bench.control.status(ids[0]).unwrap().restarts, 0, "it was not its fault");
     assert!(bench.world.attachment(ids[0]).is_some());
+}
+
+#[tokio::test]
+async fn what_was_halted_comes_back_with_the_next_agent() {
+    let mut bench = Bench::new().await;
+    let (runs, paused, stopped) = (bench.running().await, bench.running().await, bench.running().await);
+    bench.control.power(paused, Power::Paused);
+    bench.control.power(stopped, Power::Stopped);
+    bench.until_state(paused, InstanceState::Paused).await;
+    bench.until_state(stopped, InstanceState::Stopped).await;
+    bench.crash().await;
+    for ended in [2, 0] {
+        assert_eq!(
+            yun_agent::halt(&bench.config(), &bench.drivers()).await.unwrap(),
+            ended,
+            "and a second call finds nothing"
+        );
+    }
+    assert!(
+        [runs, paused, stopped].iter().all(|id| !bench.world.is_running(*id) && bench.world.attachment(*id).is_none())
+    );
+    assert_eq!(bench.world.network(bench.network.id), None);
+
+    bench.start().await;
+    bench.until_state(runs, InstanceState::Running).await;
+    bench.until_state(paused, InstanceState::Paused).await;
+    bench.until_state(stopped, InstanceState::Stopped).await;
+    assert_eq!([runs, paused, stopped].map(|id| bench.world.starts(id)), [2, 2, 1]);
+    assert_eq!(bench.control.status(runs).unwrap().restarts, 0, "nobody's fault");
+    assert!(bench.world.attachment(runs).is_some());
 }
 
 #[tokio::test]
@@ -359,7 +405,7 @@ async fn an_agent_may_die_at_any_await() {
                 .is_some_and(|status| status.restart_count == 1 && status.state == InstanceState::Running)
         };
         bench.until("restarted", restarted).await;
-        assert_eq!(bench.world.starts(id), 2, "after {turns} turns");
+        assert_eq!((bench.world.starts(id), bench.world.prepared_live(id)), (2, 0), "after {turns} turns");
 
         bench.control.power(id, Power::Stopped);
         die_after(&mut bench, turns).await;

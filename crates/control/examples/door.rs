@@ -42,14 +42,17 @@ async fn main() -> Result<()> {
     headers.insert("authorization", format!("Bearer {secret}").parse()?);
     let http = reqwest::Client::builder().tls_certs_only([ca]).default_headers(headers).build()?;
     let base = format!("https://localhost:{}/v1", running.address.port());
-    for (label, clients, requests, path) in [
-        ("get, 1 client", 1, 2000, "instances/web-4321?project=default"),
-        ("get, 64 clients", 64, 200, "instances/web-4321?project=default"),
-        ("list 500, 1 client", 1, 200, "instances?project=default&limit=500"),
-        ("list 500, 8 clients", 8, 50, "instances?project=default&limit=500"),
-        ("ping, 64 clients", 64, 200, "ping"),
+    let (get, list) = ("instances/web-4321?project=default", "instances?project=default&limit=500");
+    for (label, clients, requests, pause, path) in [
+        ("get, 1 client", 1, 2000, 0, get),
+        ("get, 64 clients, 2000/s", 64, 100, 32, get),
+        ("get, 64 clients, no pause", 64, 200, 0, get),
+        ("list 500, 1 client", 1, 200, 0, list),
+        ("list 500, 8 clients, 80/s", 8, 50, 100, list),
+        ("ping, 64 clients, no pause", 64, 200, 0, "ping"),
     ] {
-        measure(label, &http, &format!("{base}/{path}"), clients, requests).await?;
+        let pause = Duration::from_millis(pause);
+        measure(label, &http, &format!("{base}/{path}"), clients, requests, pause).await?;
     }
     running.shutdown().await;
     Ok(())
@@ -74,13 +77,23 @@ async fn plant(control: &Control) -> Result<()> {
     Ok(())
 }
 
-async fn measure(label: &str, http: &reqwest::Client, url: &str, clients: usize, requests: usize) -> Result<()> {
+async fn measure(
+    label: &str,
+    http: &reqwest::Client,
+    url: &str,
+    clients: usize,
+    requests: usize,
+    pause: Duration,
+) -> Result<()> {
     let start = Instant::now();
     let tasks = (0..clients).map(|_| {
         let (http, url) = (http.clone(), url.to_owned());
         tokio::spawn(async move {
             let mut spans = Vec::with_capacity(requests);
             for number in 0..requests + 5 {
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 let start = Instant::now();
                 http.get(&url).send().await?.error_for_status()?.bytes().await?;
                 // The first ones shake hands.
@@ -98,6 +111,6 @@ async fn measure(label: &str, http: &reqwest::Client, url: &str, clients: usize,
     spans.sort();
     let at = |percent: usize| spans[(spans.len() * percent / 100).min(spans.len() - 1)];
     let rate = spans.len() as f64 / start.elapsed().as_secs_f64();
-    println!("{label:<22} p50 {:>10.2?}  p99 {:>10.2?}  max {:>10.2?}  {rate:>8.0}/s", at(50), at(99), at(100));
+    println!("{label:<26} p50 {:>10.2?}  p99 {:>10.2?}  max {:>10.2?}  {rate:>8.0}/s", at(50), at(99), at(100));
     Ok(())
 }

@@ -227,6 +227,15 @@ impl Cloud {
         eventually(&format!("{text} is {state}"), || self.state(text) == Some(state)).await;
     }
 
+    /// Waits until the last events about the object are these. They are told a moment after the state has them.
+    pub(crate) async fn tells(&self, about: &str, last: &[&str]) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !self.events(about).iter().map(String::as_str).collect::<Vec<_>>().ends_with(last) {
+            assert!(tokio::time::Instant::now() < deadline, "{about} tells {:?} and not {last:?}", self.events(about));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// The reasons of all events about the object, oldest first.
     pub(crate) fn events(&self, about: &str) -> Vec<String> {
         let all = self.c.events.tail(10_000);

@@ -2,7 +2,7 @@
 //! Layouts are those of 64-bit Linux.
 
 use std::{
-    ffi::{c_char, c_int, c_long, c_short, c_uint, c_ulong, c_void},
+    ffi::{c_int, c_long, c_short, c_uint, c_ulong, c_void},
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     os::unix::net::UnixStream,
@@ -23,7 +23,6 @@ unsafe extern "C" {
     fn syscall(number: c_long, a: c_long, b: c_long, c: c_long) -> c_long;
     fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int;
     fn recvmsg(fd: c_int, message: *mut Message, flags: c_int) -> isize;
-    fn execv(path: *const c_char, arguments: *const *const c_char) -> c_int;
 }
 
 // These three have the same number on every 64-bit architecture.
@@ -245,13 +244,4 @@ pub fn receive_fd(stream: &UnixStream) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     owned(c_long::from(rights.fd))
-}
-
-/// Becomes another program. Returns only if that failed.
-pub fn become_program(path: &std::ffi::CStr, arguments: &[std::ffi::CString]) -> io::Error {
-    let mut pointers: Vec<*const c_char> = arguments.iter().map(|a| a.as_ptr()).collect();
-    pointers.push(std::ptr::null());
-    // SAFETY: both are null-terminated and outlive the call.
-    unsafe { execv(path.as_ptr(), pointers.as_ptr()) };
-    io::Error::last_os_error()
 }

@@ -22,7 +22,8 @@ use yun_linux::{
     vm::{AccelChoice, VmDriver, VmDriverOptions},
 };
 use yun_types::{
-    Accel, ContainerConfig, DesiredInstance, Generation, ImageId, ImagePin, ImageRecipe, InstanceId, InstanceKind, NetworkId, Nic, RecipeBase, VmBoot,
+    Accel, ContainerConfig, DesiredInstance, Generation, ImageId, ImagePin, ImageRecipe, InstanceId, InstanceKind,
+    NetworkId, Nic, RecipeBase, VmBoot,
 };
 
 /// Far more than anything here takes on an idle machine.
@@ -35,7 +36,10 @@ fn missing() -> Option<String> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-    ["qemu-system-x86_64", "qemu-img", "ip"].into_iter().find(|name| !found(name)).map(|name| format!("{name} is not installed"))
+    ["qemu-system-x86_64", "qemu-img", "ip"]
+        .into_iter()
+        .find(|name| !found(name))
+        .map(|name| format!("{name} is not installed"))
 }
 
 /// Leaves a test early, and says so.
@@ -84,7 +88,11 @@ impl World {
         let address = Ipv4Addr::new(10, 213, third, number * 4 + 2);
         let tap = self.host.tap(self.instance.id);
         self.tap = Some(tap.clone());
-        for line in [format!("tuntap add dev {tap} mode tap"), format!("addr add {gateway}/30 dev {tap}"), format!("link set {tap} up")] {
+        for line in [
+            format!("tuntap add dev {tap} mode tap"),
+            format!("addr add {gateway}/30 dev {tap}"),
+            format!("link set {tap} up"),
+        ] {
             assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
         }
         self.instance.nic.address = address;
@@ -190,14 +198,19 @@ fn blank() -> LocalImage {
 /// A disk with nothing on it, as an image.
 fn blank_disk(world: &World) -> LocalImage {
     let path = world.root.path().join("blank.qcow2");
-    assert!(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("8M").status().unwrap().success());
+    assert!(
+        Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("8M").status().unwrap().success()
+    );
     LocalImage { disk: Some(path), ..blank() }
 }
 
 /// The small VM. Built once and kept for the next time.
 async fn small_vm() -> Result<LocalImage, String> {
     static IMAGE: OnceCell<Result<LocalImage, String>> = OnceCell::const_new();
-    IMAGE.get_or_init(async || build_small_vm().await.map_err(|e| format!("the small VM cannot be built here: {e}"))).await.clone()
+    IMAGE
+        .get_or_init(async || build_small_vm().await.map_err(|e| format!("the small VM cannot be built here: {e}")))
+        .await
+        .clone()
 }
 
 async fn build_small_vm() -> yun_drivers::Result<LocalImage> {
@@ -208,7 +221,8 @@ async fn build_small_vm() -> yun_drivers::Result<LocalImage> {
     if let Some(facts) = images.list().await?.into_iter().find(|image| image.kind == InstanceKind::Vm) {
         return images.open(&facts.digest).await;
     }
-    let recipe = ImageRecipe { base: RecipeBase::SmallVm, packages: vec![], suite: None, entrypoint: vec![], command: vec![] };
+    let recipe =
+        ImageRecipe { base: RecipeBase::SmallVm, packages: vec![], suite: None, entrypoint: vec![], command: vec![] };
     let facts = images.build(&recipe, &Followed::default()).await?;
     images.open(&facts.digest).await
 }
@@ -303,7 +317,11 @@ async fn ssh_banner(address: Ipv4Addr) -> String {
         let Ok(mut stream) = TcpStream::connect((address, 22)).await else { return false };
         let mut buffer = [0; 64];
         let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut buffer)).await;
-        text = read.ok().and_then(Result::ok).map(|size| String::from_utf8_lossy(&buffer[..size]).into_owned()).unwrap_or_default();
+        text = read
+            .ok()
+            .and_then(Result::ok)
+            .map(|size| String::from_utf8_lossy(&buffer[..size]).into_owned())
+            .unwrap_or_default();
         !text.is_empty()
     })
     .await;
@@ -377,10 +395,16 @@ async fn a_vm_that_never_boots_fails_with_the_end_of_its_console() {
     let handle = world.driver.start(&handle).await.unwrap();
     // The firmware says it within a second or two; the message must carry that, whatever the limit was.
     let console = world.dir().join("console.log");
-    until("the firmware's complaint", async || std::fs::read_to_string(&console).is_ok_and(|text| text.contains("No bootable device"))).await;
+    until("the firmware's complaint", async || {
+        std::fs::read_to_string(&console).is_ok_and(|text| text.contains("No bootable device"))
+    })
+    .await;
     let error = world.driver.ready(&handle, Duration::from_millis(500)).await.unwrap_err();
     assert_eq!((error.kind, error.reason), (ErrorKind::Timeout, "BootTimeout"));
-    assert!(error.message.contains("VM web does not answer") && error.message.contains("No bootable device"), "{error}");
+    assert!(
+        error.message.contains("VM web does not answer") && error.message.contains("No bootable device"),
+        "{error}"
+    );
     let ended = async { tokio::join!(world.driver.ready(&handle, LONG), async { kill(world.pid()) }) };
     let error = tokio::time::timeout(LONG, ended).await.unwrap().0.unwrap_err();
     assert_eq!(error.reason, "EndedAtBoot");
@@ -475,7 +499,10 @@ async fn a_new_generation_brings_a_larger_disk_and_new_settings_and_keeps_what_i
     world.instance.spec.size = "cpu:0.5,memory:256Mi,disk:64Mi".parse().unwrap();
     let handle = world.prepared(&image, None).await;
     world.driver.start(&handle).await.unwrap();
-    let quota = Path::new("/sys/fs/cgroup/cpu").join(world.host.cgroup()).join(world.instance.id.to_string()).join("cpu.cfs_quota_us");
+    let quota = Path::new("/sys/fs/cgroup/cpu")
+        .join(world.host.cgroup())
+        .join(world.instance.id.to_string())
+        .join("cpu.cfs_quota_us");
     match std::fs::read_to_string(&quota) {
         Ok(text) => assert_eq!(text.trim(), "50000"),
         Err(_) => eprintln!("SKIPPED: this host has no cpu controller of cgroups v1 to look at"),

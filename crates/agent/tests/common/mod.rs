@@ -268,18 +268,22 @@ impl Bench {
 
     /// Starts an agent that lives by this clock.
     pub fn launch_agent_by(&mut self, clock: Arc<dyn Clock>) {
-        let (vm, container, image, network) = self.world.drivers();
-        let drivers = Drivers {
-            vm: Arc::new(vm),
-            container: Arc::new(container),
-            image: Arc::new(image),
-            network: Arc::new(network),
-        };
+        let drivers = self.drivers();
         self.tasks = Tasks::new(clock.clone());
-        let config = AgentConfig { seed: 7, parallel_starts: 8, ..AgentConfig::new(self.state.path()) };
+        let config = self.config();
         let (link, machine) = (Arc::new(self.control.clone()), Arc::new(Machine(self.world.clone())));
         let agent = Agent::start(config, link, drivers, machine, clock, &self.tasks).unwrap();
         self.agent = Some(agent);
+    }
+
+    /// Drivers as a fresh process makes them.
+    pub fn drivers(&self) -> Drivers {
+        let (vm, container, image, network) = self.world.drivers();
+        Drivers { vm: Arc::new(vm), container: Arc::new(container), image: Arc::new(image), network: Arc::new(network) }
+    }
+
+    pub fn config(&self) -> AgentConfig {
+        AgentConfig { seed: 7, parallel_starts: 8, ..AgentConfig::new(self.state.path()) }
     }
 
     pub async fn start(&mut self) {

@@ -7,6 +7,7 @@ mod body;
 mod etag;
 pub mod idempotency;
 mod log;
+mod nodelay;
 mod page;
 mod query;
 mod socket;
@@ -37,8 +38,10 @@ pub(crate) fn start(control: &Arc<Control>, certificates: &Arc<Certificates>) ->
         .config(config)
         .tls(Some(ConfigTls::Dynamic(certificates.server_config())))
         .start();
-    server.map_err(|e: BuildError| {
+    let server = server.map_err(|e: BuildError| {
         let cause = e.source().map_or_else(|| e.to_string(), ToString::to_string);
         StartError::Listen { address: control.config.listen, cause }
-    })
+    })?;
+    nodelay::set(server.local_addr());
+    Ok(server)
 }

@@ -74,7 +74,7 @@ async fn a_build_ends_in_the_catalogue() {
         (image.spec.source.as_str(), image.metadata.labels.len(), image.metadata.id),
         ("recipe busybox", 1, operation.spec.target.id)
     );
-    assert_eq!(cloud.events("tools"), ["ImageImported"]);
+    cloud.tells("tools", &["ImageImported"]).await;
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_node_that_refuses_is_quoted() {
         ("ChecksumMismatch", "the bytes hash to sha256:00, not to what was asked for")
     );
     assert!(found(&cloud, "web").is_err());
-    assert_eq!(cloud.events("web"), ["ImageFailed"]);
+    cloud.tells("web", &["ImageFailed"]).await;
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn who_gives_an_upload_up_gives_the_import_up() {
     let project = name("default");
     let upload = ops::upload(&cloud.c, &caller, &project, query("web"), stream::pending().boxed());
     tokio::select! {
-        _ = upload => panic!("it never ends"),
+        end = upload => panic!("it never ends: {end:?}"),
         () = eventually("it has begun", || !operation::running(&cloud.c).is_empty()) => {}
     }
     // The request is gone; the import is not stuck on its bytes for ever, because the node is told.
@@ -231,7 +231,7 @@ async fn an_image_in_use_stays() {
     cloud.image("default", "twin", container_image(1)).await;
     assert!(delete("busybox").await.is_err(), "those were made from this very entry");
     assert!(delete("twin").await.is_ok(), "the content stays under the other name");
-    assert_eq!(cloud.events("twin"), ["Deleted"]);
+    cloud.tells("twin", &["Deleted"]).await;
     cloud.image("default", "unused", container_image(3)).await;
     assert!(delete("unused").await.is_ok());
     assert!(delete("unused").await.unwrap_err().message.contains("image unused does not exist"));

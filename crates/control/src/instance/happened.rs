@@ -1,9 +1,12 @@
 //! What a change of an instance means to people: its events.
 //!
-//! A node tells what it sees too, often in the same words and a moment earlier or later: what was told a moment ago is not told again.
+//! They are read off the changes of the state, one after the other, so that they are told once and in the order in which it went. A node tells what it sees too, often in the same words and a moment earlier or later: what was told a moment ago is not told again.
 
-use crate::{core::Control, operation::reference};
+use crate::{core::Control, operation::reference, rows::InstanceRow};
 use chrono::TimeDelta;
+use std::sync::Arc;
+use yun_engine::tasks::Task;
+use yun_store::Changes;
 use yun_types::{Event, Instance, InstanceState as State, ObjectKind, ObjectRef, Severity};
 
 /// For so long the same word about the same object is the same event.
@@ -38,8 +41,41 @@ pub(crate) fn tell(c: &Control, object: ObjectRef, severity: Severity, reason: S
     c.events.record(|sequence, at| Event { sequence, at, object, severity, reason, message });
 }
 
+/// Starts what tells of all changes from now on.
+pub(super) fn start(c: &Arc<Control>) {
+    let changes = c.instances.cache.subscribe();
+    let control = Arc::clone(c);
+    let _runs_until_shutdown = c.tasks.spawn("instances/events", move |task| follow(control, changes, task));
+}
+
+async fn follow(c: Arc<Control>, mut changes: Changes<InstanceRow>, task: Task) {
+    let stop = task.stopping().clone();
+    loop {
+        let change = tokio::select! {
+            () = stop.cancelled() => return,
+            change = changes.next() => change,
+        };
+        match change {
+            Some(Ok(change)) => {
+                let sides = [&change.old, &change.new].map(|side| side.as_ref().map(|row| &row.value.0));
+                happened(&c, sides[0], sides[1]);
+            }
+            // So far behind that the cache has forgotten the way: what lies between is not told.
+            Some(Err(_)) => changes = c.instances.cache.subscribe(),
+            None => return,
+        }
+    }
+}
+
 /// Records what the change from `before` to `after` means. `None` before: it is new; `None` after: it is gone.
-pub(crate) fn happened(c: &Control, before: Option<&Instance>, after: Option<&Instance>) {
+fn happened(c: &Control, before: Option<&Instance>, after: Option<&Instance>) {
+    // A name that was deleted and given again between two looks is another instance.
+    if let (Some(old), Some(new)) = (before, after)
+        && old.metadata.id != new.metadata.id
+    {
+        happened(c, before, None);
+        return happened(c, None, after);
+    }
     let Some(object) = after.or(before).map(|instance| reference(ObjectKind::Instance, &instance.metadata)) else {
         return;
     };

@@ -23,10 +23,15 @@ use uuid::Uuid;
 use yun_store::{KeyRange, Row, StoreError, Table, Txn};
 use yun_types::{Instance, InstanceState, Name, NameOrId, ObjectKind, Reserved, Size};
 
-pub(crate) use happened::{happened, tell};
+pub(crate) use happened::tell;
 pub use pool::Promises;
 pub(crate) use pool::{Pool, Promise};
-pub(crate) use reconcile::start;
+
+/// Starts what keeps instances as they are wanted, and what tells of them.
+pub(crate) fn start(c: &Arc<Control>) {
+    happened::start(c);
+    reconcile::start(c);
+}
 
 /// The name of the network that each project has.
 pub(crate) const NETWORK: &str = "default";

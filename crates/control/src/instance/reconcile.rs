@@ -4,7 +4,7 @@
 //! Level-triggered: it looks at everything each time, and one write that loses a race is simply done in the next pass.
 
 use super::{
-    NETWORK, Pool, add_write, happened,
+    NETWORK, Pool, add_write,
     ops::{ask, put_on, waiting_text},
 };
 use crate::{
@@ -25,8 +25,8 @@ use yun_plan::{
 use yun_store::{Change, Row, StoreError, Table, Txn, commit};
 use yun_types::{Instance, InstanceId, InstanceState, NodeState};
 
-/// Starts what keeps instances as they are wanted.
-pub(crate) fn start(c: &Arc<Control>) {
+/// Starts the loop and what wakes it.
+pub(super) fn start(c: &Arc<Control>) {
     let schedule = Schedule::every(Duration::from_secs(30));
     let reconciler = Instances { c: Arc::clone(c) };
     let _runs_until_shutdown =
@@ -133,14 +133,13 @@ async fn pass(c: &Control) -> Result<Tally, StoreError> {
 async fn write(c: &Control, row: &Row<InstanceRow>, after: Option<Instance>) -> Result<bool, StoreError> {
     let txn = add_write(Txn::new(), row, after.as_ref())?;
     let txn = operation::add_ends(c, txn, row.value.0.metadata.id, after.as_ref())?;
-    finish(c, row, after.as_ref(), txn).await
+    finish(c, txn).await
 }
 
-async fn finish(c: &Control, row: &Row<InstanceRow>, after: Option<&Instance>, txn: Txn) -> Result<bool, StoreError> {
+async fn finish(c: &Control, txn: Txn) -> Result<bool, StoreError> {
     match commit(&*c.store, txn).await {
         Ok(out) => {
             c.instances.cache.wait_for(out.rev).await?;
-            happened(c, Some(&row.value.0), after);
             Ok(true)
         }
         Err(e) if e.is_conflict() => {
@@ -175,7 +174,7 @@ async fn place_one(c: &Control, row: &Row<InstanceRow>) -> Result<bool, StoreErr
     } else if after == *before {
         return Ok(false);
     }
-    let written = finish(c, row, Some(&after), txn).await?;
+    let written = finish(c, txn).await?;
     drop(promise);
     Ok(placed && written)
 }

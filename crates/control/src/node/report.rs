@@ -2,7 +2,7 @@
 
 use crate::{
     core::Control,
-    instance::{self, NETWORK, add_write, happened},
+    instance::{self, NETWORK, add_write},
     operation,
     rows::InstanceRow,
 };
@@ -55,7 +55,10 @@ async fn apply_some(c: &Arc<Control>, node: NodeId, reports: &[InstanceReport]) 
             Ok(out) => {
                 c.instances.cache.wait_for(out.rev).await?;
                 c.operations.cache.wait_for(out.rev).await?;
-                changed.values().for_each(|changed| tell(c, changed));
+                changed
+                    .values()
+                    .filter(|changed| changed.after.is_none())
+                    .for_each(|changed| gone(c, &changed.row.value.0));
                 return Ok(());
             }
             Err(e) if e.is_conflict() => {
@@ -92,16 +95,12 @@ fn collect(c: &Control, node: NodeId, reports: &[InstanceReport]) -> BTreeMap<Uu
     changed
 }
 
-fn tell(c: &Control, changed: &Changed) {
-    let before = &changed.row.value.0;
-    happened(c, Some(before), changed.after.as_ref());
-    if changed.after.is_some() {
-        return;
-    }
-    c.live.forget_instance(InstanceId(before.metadata.id));
-    let network =
-        before.metadata.project.as_ref().and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]));
-    if let (Some(network), Some(address)) = (network, before.status.address) {
+/// Gives back what an instance held outside the state.
+fn gone(c: &Control, instance: &Instance) {
+    c.live.forget_instance(InstanceId(instance.metadata.id));
+    let project = instance.metadata.project.as_ref();
+    let network = project.and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]));
+    if let (Some(network), Some(address)) = (network, instance.status.address) {
         c.promises.rest(NetworkId(network.value.0.metadata.id), address, c.clock.monotonic());
     }
     // Room has come.

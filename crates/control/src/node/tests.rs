@@ -249,7 +249,7 @@ async fn ends_by_the_kernel_are_told() {
     cloud.launch("web", |_| {}).await;
     let exit = Exit { code: 137, signal: Some(9), out_of_memory: true, at: cloud.c.clock.now() };
     node.says("web", ObservedState { exit: Some(exit), restarts: 1, ..in_state(InstanceState::Starting) }).await;
-    assert_eq!(cloud.events("web").last().unwrap(), "OutOfMemory");
+    cloud.tells("web", &["OutOfMemory"]).await;
 }
 
 #[tokio::test]
@@ -266,8 +266,8 @@ async fn what_a_node_saw_is_in_the_journal() {
     node.link.event(node.id, event(Some(InstanceId(web.metadata.id)))).await.unwrap();
     node.link.event(node.id, event(Some(InstanceId(uuid::Uuid::new_v4())))).await.unwrap();
     node.link.event(node.id, event(None)).await.unwrap();
-    assert_eq!(cloud.events("web").last().unwrap(), "Pulled");
-    assert_eq!(cloud.events("a").last().unwrap(), "Pulled");
+    cloud.tells("web", &["Pulled"]).await;
+    cloud.tells("a", &["Pulled"]).await;
     let told = cloud.events("web").len();
     for reason in ["Pulled", "Removed"] {
         let again = NodeEvent { reason: reason.into(), ..event(Some(InstanceId(web.metadata.id))) };
@@ -288,7 +288,7 @@ async fn a_cordon_is_checked_like_every_change() {
     assert_eq!(changed.value.0.metadata.generation.0, 2);
     assert_eq!(update(false, Some(row.rev.to_string())).await.unwrap_err().code, "Stale");
     assert_eq!(update(true, None).await.unwrap().rev, changed.rev, "what is so already is not written");
-    assert_eq!(cloud.events("a").last().unwrap(), "Cordoned");
+    cloud.tells("a", &["Cordoned"]).await;
 }
 
 #[tokio::test]

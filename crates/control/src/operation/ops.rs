@@ -20,7 +20,11 @@ fn locate(c: &Control, caller: &Caller, id: OperationId) -> Result<Arc<Row<Opera
 
 /// Shows an operation of a project that the caller sees.
 pub async fn find(c: &Arc<Control>, caller: &Caller, id: OperationId) -> Result<Operation, Refusal> {
-    Ok(view(c, &*locate(c, caller, id)?))
+    let row = locate(c, caller, id)?;
+    if row.value.0.status.state.ended() {
+        visible(c, row.rev).await;
+    }
+    Ok(view(c, &*row))
 }
 
 /// Waits until it has ended, or changed after `seen`, for at most `limit`.
@@ -37,8 +41,13 @@ pub async fn wait(
         let (mut operations, mut instances) = (c.operations.cache.subscribe(), c.instances.cache.subscribe());
         let mut progress = c.works.get(id).map(|work| work.progress());
         loop {
-            let now = view(c, &*locate(c, caller, id)?);
-            if now.status.state.ended() || seen.as_ref().is_some_and(|seen| *seen != now.metadata.revision) {
+            let row = locate(c, caller, id)?;
+            let now = view(c, &*row);
+            if now.status.state.ended() {
+                visible(c, row.rev).await;
+                return Ok(now);
+            }
+            if seen.as_ref().is_some_and(|seen| *seen != now.metadata.revision) {
                 return Ok(now);
             }
             let reported = async {
@@ -54,7 +63,17 @@ pub async fn wait(
                 () = c.closing.cancelled() => return Ok(now),
                 change = operations.next() => matches!(change, Some(Ok(_))),
                 change = instances.next() => matches!(change, Some(Ok(_))),
-                alive = reported => alive,
+                alive = reported => {
+                    if alive && seen.is_some() {
+                        // Work may report a thousand times a second; people read ten.
+                        c.clock.sleep(Duration::from_millis(100)).await;
+                        let row = locate(c, caller, id)?;
+                        if !row.value.0.status.state.ended() {
+                            return Ok(view(c, &*row));
+                        }
+                    }
+                    alive
+                }
             };
             if !whole {
                 break;
@@ -124,7 +143,6 @@ async fn take_back(c: &Arc<Control>, row: &Row<OperationRow>) -> Result<(), Stor
     let id = marked.0.metadata.id.to_string();
     let at = [id.as_str()];
     let mut txn = Txn::new().when(Table::<OperationRow>::cmp_rev(&at, row.rev));
-    let mut left = None;
     if marked.0.spec.kind == OperationKind::InstanceLaunch
         && let Some(launched) = target(c, &marked.0)
     {
@@ -144,14 +162,17 @@ async fn take_back(c: &Arc<Control>, row: &Row<OperationRow>) -> Result<(), Stor
                 txn = super::add_end(txn, &other, status)?;
             }
         }
-        left = Some((launched, after));
     }
     let out = commit(&*c.store, txn.then(Table::<OperationRow>::op_put(&at, &marked)?)).await?;
     c.operations.cache.wait_for(out.rev).await?;
-    if let Some((before, after)) = left {
-        c.instances.cache.wait_for(out.rev).await?;
-        instance::happened(c, Some(&before.value.0), after.as_ref());
-        c.wake_instances.wake();
-    }
+    c.instances.cache.wait_for(out.rev).await?;
+    c.wake_instances.wake();
     Ok(())
+}
+
+/// Who is told that an operation has ended may look at what it made at once: each cache follows the store on its own.
+async fn visible(c: &Control, rev: yun_store::Rev) {
+    let all = async { tokio::join!(c.images.cache.wait_for(rev), c.instances.cache.wait_for(rev), c.projects.cache.wait_for(rev)) };
+    // A cache that hangs has troubles of its own, which it shows; the answer is true all the same.
+    let _ = yun_engine::clock::within(&*c.clock, Duration::from_secs(2), all).await;
 }

@@ -157,6 +157,9 @@ impl InstanceDriver for FakeInstances {
                 body.desired = instance.clone();
             }
             body.prepared = Some(body.desired.generation);
+            if body.run.is_some() {
+                *state.prepared_live.entry(id).or_default() += 1;
+            }
         });
         self.world.leave(Call::Prepare, Some(id)).await?;
         self.handle(id)

@@ -174,6 +174,7 @@ struct State {
     faults: Vec<(Call, Fault)>,
     calls: BTreeMap<Call, u32>,
     starts: BTreeMap<InstanceId, u32>,
+    prepared_live: BTreeMap<InstanceId, u32>,
 }
 
 /// An instance, as the host has it.
@@ -320,6 +321,10 @@ impl World {
     /// How often the instance's process really began.
     pub fn starts(&self, id: InstanceId) -> u32 {
         self.lock().starts.get(&id).copied().unwrap_or_default()
+    }
+    /// How often it was prepared while its process was there: who remembers what it started does not do that.
+    pub fn prepared_live(&self, id: InstanceId) -> u32 {
+        self.lock().prepared_live.get(&id).copied().unwrap_or_default()
     }
     /// True while its process is there, paused or not.
     pub fn is_running(&self, id: InstanceId) -> bool {

@@ -1,7 +1,7 @@
 //! Processes that are added to a running container, with or without a terminal.
 //!
-//! crun joins the namespaces and passes the exit code on. It runs in a session of its own, so that no terminal of ours is within reach of
-//! the process inside. When the person is gone, the process ends, with everything that it started in its own session or process group.
+//! crun joins the namespaces and passes the exit code on; the process inside gets a session of its own. When the person is gone, the process
+//! ends, with everything that it started in that session.
 
 use super::{
     driver::Inner,
@@ -198,8 +198,9 @@ impl Running {
     async fn start(inner: &Arc<Inner>, files: &Files, plan: Plan, request: &ExecRequest) -> Result<Self> {
         let io = |e: io::Error| DriverError::io(format!("run a process in container {}", files.id), e);
         let console = request.terminal.map(|_| ConsoleSocket::bind(plan.path("s"))).transpose().map_err(io)?;
-        let mut command = Command::new(&inner.shim);
-        command.arg("enter").arg(&inner.options.runtime).arg("--root").arg(&files.crun_root);
+        let mut command = Command::new(&inner.options.runtime);
+        // A group of its own: an interrupt at the terminal that yun itself was started from is not meant for it.
+        command.process_group(0).arg("--root").arg(&files.crun_root);
         command.arg("--log").arg(plan.path("log")).args(["--log-format", "json", "exec", "--process"]).arg(plan.path("json"));
         command.arg("--pid-file").arg(plan.path("pid")).env_clear().current_dir("/");
         if let Some(console) = &console {
@@ -346,16 +347,15 @@ impl Running {
         }
     }
 
-    /// Ends the process and what belongs to it: its session with a terminal, crun's own without one.
+    /// Ends the process and everything in its session, which crun makes for it alone.
     async fn end(&mut self) {
         let process = self.process().await;
-        let sessions: Vec<i32> = process.map(|p| p.pid).into_iter().chain(self.child.id().and_then(|id| i32::try_from(id).ok())).collect();
+        let session = process.and_then(|process| session_of(process.pid));
         let group = self.inner.group(&self.files);
         let kill = move || {
             for pid in group.map(|group| group.processes().unwrap_or_default()).unwrap_or_default() {
                 let Some(member) = Process::now(pid) else { continue };
-                eprintln!("DEBUG {pid} session {:?} of {sessions:?} process {process:?}", session_of(pid));
-                let belongs = session_of(pid).is_some_and(|session| sessions.contains(&session));
+                let belongs = session.is_some() && session_of(pid) == session;
                 if (belongs || Some(member) == process)
                     && let Ok(Some(held)) = member.hold()
                 {

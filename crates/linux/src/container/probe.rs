@@ -64,7 +64,7 @@ pub(super) fn prove(inner: &Inner) -> Result<String> {
     let cgroup = format!("/{}/{id}", inner.host.cgroup());
     let config = serde_json::json!({
         "ociVersion": "1.0.2",
-        "process": {"terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["/shim", "enter", "/shim", "enter", "/none"], "cwd": "/", "noNewPrivileges": true},
+        "process": {"terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["/shim", "trial"], "cwd": "/", "noNewPrivileges": true},
         "root": {"path": path("rootfs")},
         "mounts": [],
         "linux": {
@@ -82,9 +82,8 @@ pub(super) fn prove(inner: &Inner) -> Result<String> {
         // What crun leaves after a failure is ours by its name.
         let _ = layout.group(&cgroup).remove();
     }
-    // The program inside says that it cannot start what does not exist: so it ran.
     match output.map_err(|e| runtime_missing(&inner.options.runtime, e))?.status.code() {
-        Some(127) => Ok(version),
+        Some(42) => Ok(version),
         code => {
             let said = crun_said(&path("log"));
             let message = format!("a container for trial does not run on this host ({version}, exit {code:?}): {said}");

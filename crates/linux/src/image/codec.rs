@@ -128,7 +128,11 @@ mod tests {
     #[test]
     fn each_codec_is_known_by_its_first_bytes_and_undone() {
         let text = b"layers all the way down".repeat(100);
-        for (codec, bytes) in [(Codec::Gzip, gzip(&text)), (Codec::Zstd, zstd::encode_all(&text[..], 1).unwrap()), (Codec::Plain, text.clone())] {
+        for (codec, bytes) in [
+            (Codec::Gzip, gzip(&text)),
+            (Codec::Zstd, zstd::encode_all(&text[..], 1).unwrap()),
+            (Codec::Plain, text.clone()),
+        ] {
             assert_eq!(Codec::of(&bytes), codec);
             let mut undone = vec![];
             codec.open(&bytes[..]).unwrap().read_to_end(&mut undone).unwrap();

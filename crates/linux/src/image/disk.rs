@@ -6,8 +6,8 @@ use super::{
     fault,
     job::{Job, Meter},
     manifest::{Blob, Manifest},
-    spool::{SPOOLED, Spooled},
     sniff::Content,
+    spool::{SPOOLED, Spooled},
     staging::Staging,
     store::Draft,
     tool::Tool,
@@ -48,15 +48,26 @@ impl Qcow2Header {
     /// Reads a header and refuses what reaches for other files or states absurd sizes.
     pub(super) fn parse(head: &[u8], most: Bytes) -> Result<Self> {
         let truncated = || fault::damaged("the qcow2 disk is truncated: it ends in its header; fetch it again");
-        let u32_at = |at: usize| head.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes).ok_or_else(truncated);
-        let u64_at = |at: usize| head.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes).ok_or_else(truncated);
+        let u32_at = |at: usize| {
+            head.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes).ok_or_else(truncated)
+        };
+        let u64_at = |at: usize| {
+            head.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes).ok_or_else(truncated)
+        };
         let version = u32_at(4)?;
         if !matches!(version, 2 | 3) {
-            return Err(fault::unknown_format(format!("the qcow2 disk has version {version}; versions 2 and 3 are known here")));
+            return Err(fault::unknown_format(format!(
+                "the qcow2 disk has version {version}; versions 2 and 3 are known here"
+            )));
         }
         if u64_at(8)? != 0 {
             let way_out = "make it whole first with qemu-img convert -O qcow2 DISK WHOLE, and import that";
-            return Err(DriverError::bad_request("DiskHasBackingFile", format!("the qcow2 disk is only the difference to a backing file, which would be read from this node; {way_out}")));
+            return Err(DriverError::bad_request(
+                "DiskHasBackingFile",
+                format!(
+                    "the qcow2 disk is only the difference to a backing file, which would be read from this node; {way_out}"
+                ),
+            ));
         }
         if !(9..=21).contains(&u32_at(20)?) {
             return Err(fault::damaged("the qcow2 disk is damaged: its cluster size is impossible"));
@@ -66,10 +77,17 @@ impl Qcow2Header {
             return Err(fault::damaged("the qcow2 disk is empty: its size is 0"));
         }
         if virtual_size > most {
-            return Err(fault::too_large(format!("the disk is {} large inside; this node takes none larger than {}", virtual_size.human(), most.human())));
+            return Err(fault::too_large(format!(
+                "the disk is {} large inside; this node takes none larger than {}",
+                virtual_size.human(),
+                most.human()
+            )));
         }
         if u32_at(32)? != 0 {
-            return Err(DriverError::bad_request("DiskEncrypted", "the qcow2 disk is encrypted; decrypt it first with qemu-img convert"));
+            return Err(DriverError::bad_request(
+                "DiskEncrypted",
+                "the qcow2 disk is encrypted; decrypt it first with qemu-img convert",
+            ));
         }
         if version == 3 {
             Self::features(u64_at(72)?)?;
@@ -84,23 +102,34 @@ impl Qcow2Header {
             return Err(data_file());
         }
         if incompatible & INCOMPATIBLE_CORRUPT != 0 {
-            return Err(fault::damaged("the qcow2 disk is marked as corrupt; repair it first with qemu-img check -r all"));
+            return Err(fault::damaged(
+                "the qcow2 disk is marked as corrupt; repair it first with qemu-img check -r all",
+            ));
         }
         let known = INCOMPATIBLE_DIRTY | INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2;
         if incompatible & !known != 0 {
-            return Err(fault::unknown_format("the qcow2 disk uses features that are not known here; convert it first with qemu-img convert -O qcow2"));
+            return Err(fault::unknown_format(
+                "the qcow2 disk uses features that are not known here; convert it first with qemu-img convert -O qcow2",
+            ));
         }
         Ok(())
     }
 
     fn extensions(head: &[u8], mut at: usize) -> Result<()> {
         for _ in 0..64 {
-            let Some(kind) = head.get(at..at.saturating_add(4)).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes) else { return Ok(()) };
-            let Some(length) = head.get(at + 4..at + 8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes) else { return Ok(()) };
+            let Some(kind) = head.get(at..at.saturating_add(4)).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes)
+            else {
+                return Ok(());
+            };
+            let Some(length) = head.get(at + 4..at + 8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes) else {
+                return Ok(());
+            };
             match kind {
                 0 => return Ok(()),
                 EXTENSION_DATA_FILE => return Err(data_file()),
-                _ => at = at.saturating_add(8 + usize::try_from(length).unwrap_or(usize::MAX).saturating_add(7) / 8 * 8),
+                _ => {
+                    at = at.saturating_add(8 + usize::try_from(length).unwrap_or(usize::MAX).saturating_add(7) / 8 * 8)
+                }
             }
         }
         Ok(())
@@ -133,7 +162,9 @@ async fn check_qcow2(path: &Path, job: &Job) -> Result<StagedDisk> {
     let head = job
         .blocking(move |_| {
             let mut head = vec![];
-            File::open(owned).and_then(|f| f.take(1 << 16).read_to_end(&mut head)).map_err(|e| DriverError::io("read the disk", e))?;
+            File::open(owned)
+                .and_then(|f| f.take(1 << 16).read_to_end(&mut head))
+                .map_err(|e| DriverError::io("read the disk", e))?;
             Ok(head)
         })
         .await?;
@@ -143,9 +174,12 @@ async fn check_qcow2(path: &Path, job: &Job) -> Result<StagedDisk> {
     if info.code != 0 {
         return Err(fault::damaged(format!("the qcow2 disk is damaged: {}", complaint(&info.err, path))));
     }
-    let info: Info = serde_json::from_str(&info.out).map_err(|e| fault::damaged("the qcow2 disk cannot be described by qemu-img").with(e))?;
+    let info: Info = serde_json::from_str(&info.out)
+        .map_err(|e| fault::damaged("the qcow2 disk cannot be described by qemu-img").with(e))?;
     if info.backing_filename.is_some() || info.virtual_size != header.virtual_size.0 {
-        return Err(fault::damaged("the qcow2 disk describes itself in two ways; convert it first with qemu-img convert -O qcow2"));
+        return Err(fault::damaged(
+            "the qcow2 disk describes itself in two ways; convert it first with qemu-img convert -O qcow2",
+        ));
     }
     let check = qemu_img(CHECK).args(["check", "-f", "qcow2"]).arg(path).end(job, |_| {}).await?;
     // 3 is clusters that nothing uses: wasteful, not harmful.
@@ -173,9 +207,12 @@ fn within_file(head: &[u8], path: &Path, job: &Job) -> Result<()> {
     let cluster = 1u64 << short(20).clamp(9, 21);
     let mut file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
-    let truncated = || fault::damaged("the qcow2 disk is truncated: clusters lie behind the end of the file; fetch it again");
+    let truncated =
+        || fault::damaged("the qcow2 disk is truncated: clusters lie behind the end of the file; fetch it again");
     let entry = if field(72) & INCOMPATIBLE_EXTENDED_L2 != 0 && short(4) == 3 { 16 } else { 8 };
-    let tables = read_table(&mut file, field(40), u64::from(short(36)).saturating_mul(8)).map_err(failed)?.ok_or_else(truncated)?;
+    let tables = read_table(&mut file, field(40), u64::from(short(36)).saturating_mul(8))
+        .map_err(failed)?
+        .ok_or_else(truncated)?;
     for table in tables.chunks_exact(8).map(offset_of).filter(|t| *t != 0) {
         job.check()?;
         let entries = read_table(&mut file, table, cluster).map_err(failed)?.ok_or_else(truncated)?;
@@ -209,7 +246,11 @@ pub(super) async fn to_qcow2(raw: &Path, staging: &Staging, job: &Job, span: (u8
     let meta = tokio::fs::metadata(raw).await.map_err(|e| DriverError::io("read the disk", e))?;
     let virtual_size = Bytes(meta.len().next_multiple_of(512));
     if virtual_size > job.limits.max_disk {
-        return Err(fault::too_large(format!("the disk is {} large; this node takes none larger than {}", virtual_size.human(), job.limits.max_disk.human())));
+        return Err(fault::too_large(format!(
+            "the disk is {} large; this node takes none larger than {}",
+            virtual_size.human(),
+            job.limits.max_disk.human()
+        )));
     }
     let path = staging.join("disk.qcow2");
     let followed = job.clone();
@@ -217,7 +258,8 @@ pub(super) async fn to_qcow2(raw: &Path, staging: &Staging, job: &Job, span: (u8
     tool.follow(job, move |line| {
         let percent = line.trim().strip_prefix('(').and_then(|l| l.split('.').next()?.parse::<u8>().ok());
         if let Some(percent) = percent {
-            let whole = span.0 + u8::try_from(u16::from(span.1 - span.0) * u16::from(percent.min(100)) / 100).unwrap_or(0);
+            let whole =
+                span.0 + u8::try_from(u16::from(span.1 - span.0) * u16::from(percent.min(100)) / 100).unwrap_or(0);
             followed.work.report(Some(whole), format!("converting the disk: {percent}%"));
         }
     })
@@ -231,7 +273,9 @@ fn decompress(spooled: &Spooled, staging: &Staging, job: &Job) -> Result<PathBuf
     let failed = |e| DriverError::io("decompress the disk", e);
     let path = staging.join("decompressed");
     let source = File::open(&spooled.path).map_err(failed)?;
-    let mut reader = Codec::of(&spooled.head).open(std::io::BufReader::with_capacity(1 << 17, source)).map_err(|e| fault::reading("the disk", e))?;
+    let mut reader = Codec::of(&spooled.head)
+        .open(std::io::BufReader::with_capacity(1 << 17, source))
+        .map_err(|e| fault::reading("the disk", e))?;
     let mut out = File::create(&path).map_err(failed)?;
     let mut meter = Meter::new(job, "decompressing the disk", (SPOOLED, SPOOLED), None);
     let (mut block, mut size, mut kept) = (vec![0; BLOCK], 0u64, 0u64);
@@ -249,7 +293,10 @@ fn decompress(spooled: &Spooled, staging: &Staging, job: &Job) -> Result<PathBuf
         }
         size += filled as u64;
         if size > job.limits.max_disk.0 {
-            return Err(fault::too_large(format!("the disk decompresses to more than {}", job.limits.max_disk.human())));
+            return Err(fault::too_large(format!(
+                "the disk decompresses to more than {}",
+                job.limits.max_disk.human()
+            )));
         }
         if block[..filled].iter().all(|b| *b == 0) {
             out.seek_relative_forward(filled).map_err(failed)?;
@@ -278,14 +325,20 @@ impl Hole for File {
 /// The first bytes inside a compressed stream.
 pub(super) fn inner_head(spooled: &Spooled) -> Result<Vec<u8>> {
     let source = File::open(&spooled.path).map_err(|e| DriverError::io("read the image", e))?;
-    let reader = Codec::of(&spooled.head).open(std::io::BufReader::new(source)).map_err(|e| fault::reading("the image", e))?;
+    let reader =
+        Codec::of(&spooled.head).open(std::io::BufReader::new(source)).map_err(|e| fault::reading("the image", e))?;
     let mut head = vec![];
     reader.take(super::sniff::HEAD as u64).read_to_end(&mut head).map_err(|e| fault::reading("the image", e))?;
     Ok(head)
 }
 
 /// Takes a disk in: `content` says what it is once it is decompressed.
-pub(super) async fn take_in(spooled: &Spooled, content: Content, staging: std::sync::Arc<Staging>, job: &Job) -> Result<Draft> {
+pub(super) async fn take_in(
+    spooled: &Spooled,
+    content: Content,
+    staging: std::sync::Arc<Staging>,
+    job: &Job,
+) -> Result<Draft> {
     let mut path = spooled.path.clone();
     if Codec::of(&spooled.head) != Codec::Plain {
         let (spooled, staging) = (spooled.clone(), staging.clone());
@@ -302,7 +355,12 @@ pub(super) async fn take_in(spooled: &Spooled, content: Content, staging: std::s
 }
 
 /// Hashes a staged file and makes it read-only, ready to be kept as a blob.
-pub(super) async fn keep(path: PathBuf, job: &Job, staging: std::sync::Arc<Staging>, span: (u8, u8)) -> Result<(Blob, PathBuf)> {
+pub(super) async fn keep(
+    path: PathBuf,
+    job: &Job,
+    staging: std::sync::Arc<Staging>,
+    span: (u8, u8),
+) -> Result<(Blob, PathBuf)> {
     job.blocking(move |job| {
         let _staging = staging;
         let failed = |e| DriverError::io(format!("read {}", path.display()), e);
@@ -339,7 +397,10 @@ mod tests {
     fn headers_that_reach_for_other_files_are_refused() {
         assert_eq!(header(|h| h[15] = 1).unwrap_err().reason, "DiskHasBackingFile");
         assert_eq!(header(|h| h[79] = 4).unwrap_err().reason, "DiskHasDataFile");
-        assert_eq!(header(|h| h[104..108].copy_from_slice(&EXTENSION_DATA_FILE.to_be_bytes())).unwrap_err().reason, "DiskHasDataFile");
+        assert_eq!(
+            header(|h| h[104..108].copy_from_slice(&EXTENSION_DATA_FILE.to_be_bytes())).unwrap_err().reason,
+            "DiskHasDataFile"
+        );
         let behind_another = |h: &mut Vec<u8>| {
             h[104..108].copy_from_slice(&0xe279_2acau32.to_be_bytes());
             h[108..112].copy_from_slice(&5u32.to_be_bytes());

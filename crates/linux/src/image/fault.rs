@@ -31,7 +31,9 @@ pub(super) fn cancelled() -> DriverError {
 
 /// The bytes are not those that were expected.
 pub(super) fn checksum(what: &str, expected: &Digest, actual: &Digest) -> DriverError {
-    let message = format!("{what} is damaged or not what was meant: expected {expected}, got {actual}; fetch it again or correct the checksum");
+    let message = format!(
+        "{what} is damaged or not what was meant: expected {expected}, got {actual}; fetch it again or correct the checksum"
+    );
     DriverError::new(ErrorKind::Damaged, "ChecksumMismatch", message)
 }
 
@@ -45,7 +47,9 @@ pub(super) fn wrong_architecture(image: &str) -> DriverError {
 /// The disk would be too full to go on.
 pub(super) fn no_space(needed: &str, free: Bytes) -> DriverError {
     let free = free.human();
-    let message = format!("cannot {needed}: only {free} of disk are left; free some space, for example with yun image rm, and try again");
+    let message = format!(
+        "cannot {needed}: only {free} of disk are left; free some space, for example with yun image rm, and try again"
+    );
     DriverError::new(ErrorKind::NoSpace, "DiskFull", message)
 }
 
@@ -56,7 +60,9 @@ pub(super) fn reading(what: &str, error: io::Error) -> DriverError {
         Err(error) => error,
     };
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => damaged(format!("{what} is truncated: it ends in the middle; fetch it again")).with(error),
+        io::ErrorKind::UnexpectedEof => {
+            damaged(format!("{what} is truncated: it ends in the middle; fetch it again")).with(error)
+        }
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other => {
             damaged(format!("{what} is damaged: {error}; fetch it again")).with(error)
         }
@@ -72,6 +78,7 @@ pub(super) fn into_io(error: DriverError) -> io::Error {
 /// A name out of an archive, safe for a terminal.
 pub(super) fn shown(name: &[u8]) -> String {
     let short = &name[..name.len().min(200)];
-    let text: String = String::from_utf8_lossy(short).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let text: String =
+        String::from_utf8_lossy(short).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     format!("{text:?}")
 }

@@ -46,7 +46,10 @@ impl Job {
     }
 
     /// Runs blocking work on its own thread. The thread keeps everything that it was given until it notices that it should stop.
-    pub(super) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let job = self.clone();
         let ran = tokio::task::spawn_blocking(move || work(&job)).await;
         ran.unwrap_or_else(|e| Err(DriverError::io("finish the image work", std::io::Error::other(e))))
@@ -54,7 +57,8 @@ impl Job {
 
     /// Fails unless the file system keeps its reserve after `more` bytes.
     pub(super) fn room(&self, path: &Path, more: u64, what: &str) -> Result<()> {
-        let stat = nix::sys::statvfs::statvfs(path).map_err(|e| DriverError::io(format!("measure the free disk under {}", path.display()), e.into()))?;
+        let stat = nix::sys::statvfs::statvfs(path)
+            .map_err(|e| DriverError::io(format!("measure the free disk under {}", path.display()), e.into()))?;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
         if free < more.saturating_add(self.limits.keep_free.0) {
             return Err(fault::no_space(what, Bytes(free)));
@@ -99,7 +103,8 @@ impl Meter {
     }
 
     fn report(&self, now: Instant) {
-        let rate = u64::try_from(u128::from(self.done) * 1000 / now.duration_since(self.began).as_millis().max(1)).unwrap_or(u64::MAX);
+        let rate = u64::try_from(u128::from(self.done) * 1000 / now.duration_since(self.began).as_millis().max(1))
+            .unwrap_or(u64::MAX);
         let (done, speed) = (Bytes(self.done).human(), rate / 1_000_000);
         let message = match self.total {
             Some(total) => format!("{}: {done} of {} ({speed} MB/s)", self.what, Bytes(total).human()),

@@ -4,12 +4,12 @@ use super::{
     codec::{BombGuard, Codec, Hashing},
     fault,
     job::{Job, Meter},
-    manifest::Layer,
+    manifest::{Layer, digest_of},
     names::EntryName,
     staging::Staging,
-    store::{LAYER_ROOT, LAYER_TREE, Pin, Store, sync_dir, sync_file},
+    store::{LAYER_ROOT, LAYER_TREE, Pin, StagedLayer, Store, sync_dir, sync_file},
     tarball::Tarball,
-    tree::Tree,
+    tree::{self, Tree},
     unpack::{Unpacked, Unpacker},
 };
 use nix::{
@@ -17,11 +17,12 @@ use nix::{
     sys::stat::Mode,
 };
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{Chain, Cursor, Read},
     path::{Path, PathBuf},
 };
-use yun_drivers::{DriverError, Result};
+use yun_drivers::{DriverError, ErrorKind, Result};
 use yun_types::Digest;
 
 /// What a layer is said to be.
@@ -43,20 +44,31 @@ pub(super) struct Layers<'a> {
     job: &'a Job,
     so_far: Unpacked,
     pub(super) layers: Vec<Layer>,
-    /// Staged directories by diff id; the others are in the store already and pinned.
-    pub(super) staged: Vec<(PathBuf, Digest)>,
+    /// What was unpacked; the other layers are in the store already and pinned.
+    pub(super) staged: Vec<StagedLayer>,
     pub(super) pins: Vec<Pin>,
+    /// What the store has, but not whole.
+    damaged: HashSet<Digest>,
 }
 
 impl<'a> Layers<'a> {
     pub(super) fn new(store: &'a Store, staging: &'a Staging, job: &'a Job) -> Self {
-        Self { store, staging, job, so_far: Unpacked::default(), layers: vec![], staged: vec![], pins: vec![] }
+        Self {
+            store,
+            staging,
+            job,
+            so_far: Unpacked::default(),
+            layers: vec![],
+            staged: vec![],
+            pins: vec![],
+            damaged: HashSet::new(),
+        }
     }
 
-    /// Takes a layer in on top of the others. What is here already is neither unpacked nor read.
+    /// Takes a layer in on top of the others. What is here already, and whole, is not unpacked.
     pub(super) fn add(&mut self, reader: impl Read, claim: &Claim, meter: &mut Meter) -> Result<()> {
         if let Some(diff_id) = &claim.diff_id
-            && let Some(layer) = self.here_already(diff_id)?
+            && let Some(layer) = self.here_already(diff_id, meter)?
         {
             self.layers.push(layer);
             return Ok(());
@@ -65,13 +77,20 @@ impl<'a> Layers<'a> {
         let root = dir.join(LAYER_ROOT);
         fs::create_dir_all(&root).map_err(|e| DriverError::io("make the layer's directory", e))?;
         let diff_id = self.unpack(reader, claim, &root, meter)?;
+        if claim.diff_id.is_none()
+            && let Some(layer) = self.here_already(&diff_id, meter)?
+        {
+            self.layers.push(layer);
+            return Ok(());
+        }
         let tree = Tree::read(&root, meter, self.job)?;
         let list = dir.join(LAYER_TREE);
         fs::write(&list, &tree.text).map_err(|e| DriverError::io("write the layer's file list", e))?;
         sync_file(&list)?;
         sync_dir(&dir)?;
         self.layers.push(Layer { diff_id: diff_id.clone(), tree: tree.digest(), size: tree.size });
-        self.staged.push((dir, diff_id));
+        let repairs = self.damaged.remove(&diff_id);
+        self.staged.push(StagedLayer { dir, diff_id, repairs });
         Ok(())
     }
 
@@ -94,28 +113,42 @@ impl<'a> Layers<'a> {
         Ok(diff_id)
     }
 
-    fn here_already(&mut self, diff_id: &Digest) -> Result<Option<Layer>> {
+    /// The layer as the store has it. One that is damaged there counts as absent, so that an import repairs it.
+    fn here_already(&mut self, diff_id: &Digest, meter: &mut Meter) -> Result<Option<Layer>> {
         if let Some(twice) = self.layers.iter().find(|l| l.diff_id == *diff_id) {
             return Ok(Some(twice.clone()));
         }
         let Some(pin) = self.store.pin_layer(diff_id) else { return Ok(None) };
-        let Ok(list) = fs::read_to_string(self.store.layer(diff_id).join(LAYER_TREE)) else { return Ok(None) };
-        let layer = Layer { diff_id: diff_id.clone(), tree: super::manifest::digest_of(list.as_bytes()), size: listed_size(&list) };
-        self.pins.push(pin);
-        Ok(Some(layer))
+        let dir = self.store.layer(diff_id);
+        let list = fs::read_to_string(dir.join(LAYER_TREE)).unwrap_or_default();
+        let layer = Layer { diff_id: diff_id.clone(), tree: digest_of(list.as_bytes()), size: listed_size(&list) };
+        match tree::verify(&dir, &layer, meter, self.job) {
+            Ok(()) => {
+                self.pins.push(pin);
+                Ok(Some(layer))
+            }
+            Err(e) if e.kind == ErrorKind::Cancelled => Err(e),
+            Err(_) => {
+                self.damaged.insert(diff_id.clone());
+                Ok(None)
+            }
+        }
     }
 
     /// Where the files of each layer are now, lowest first.
     fn roots(&self) -> impl DoubleEndedIterator<Item = PathBuf> + '_ {
         self.layers.iter().map(|layer| {
-            let staged = self.staged.iter().find(|(_, id)| *id == layer.diff_id);
-            staged.map_or_else(|| self.store.layer(&layer.diff_id), |(dir, _)| dir.clone()).join(LAYER_ROOT)
+            let staged = self.staged.iter().find(|s| s.diff_id == layer.diff_id);
+            staged.map_or_else(|| self.store.layer(&layer.diff_id), |s| s.dir.clone()).join(LAYER_ROOT)
         })
     }
 
     /// What the system in the layers calls itself (os-release(5), `PRETTY_NAME`).
     pub(super) fn description(&self) -> Option<String> {
-        let texts = self.roots().rev().flat_map(|root| ["usr/lib/os-release", "etc/os-release"].map(|name| read_small(&root, name)));
+        let texts = self
+            .roots()
+            .rev()
+            .flat_map(|root| ["usr/lib/os-release", "etc/os-release"].map(|name| read_small(&root, name)));
         texts.flatten().find_map(|text| pretty_name(&text))
     }
 }
@@ -167,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_system_is_called_what_it_calls_itself() {
-        assert_eq!(pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").unwrap(), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(
+            pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").unwrap(),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
         assert_eq!(pretty_name("ID=debian\n"), None);
         assert_eq!(pretty_name("PRETTY_NAME=\"\"\n"), None);
     }

@@ -52,14 +52,38 @@ impl Manifest {
     pub(super) fn container(layers: Vec<Layer>, config: ContainerConfig, description: Option<String>) -> Self {
         let (kind, arch) = (InstanceKind::Container, Arch::host());
         let (disk, kernel, initrd, boot) = (None, None, None, None);
-        Self { schema: SCHEMA, kind, arch, layers, disk, kernel, initrd, min_disk: Bytes(0), config: Some(config), boot, description }
+        Self {
+            schema: SCHEMA,
+            kind,
+            arch,
+            layers,
+            disk,
+            kernel,
+            initrd,
+            min_disk: Bytes(0),
+            config: Some(config),
+            boot,
+            description,
+        }
     }
 
     /// A VM image without its parts.
     pub(super) fn vm(boot: VmBoot, min_disk: Bytes, description: Option<String>) -> Self {
         let (kind, arch) = (InstanceKind::Vm, Arch::host());
         let (disk, kernel, initrd) = (None, None, None);
-        Self { schema: SCHEMA, kind, arch, layers: vec![], disk, kernel, initrd, min_disk, config: None, boot: Some(boot), description }
+        Self {
+            schema: SCHEMA,
+            kind,
+            arch,
+            layers: vec![],
+            disk,
+            kernel,
+            initrd,
+            min_disk,
+            config: None,
+            boot: Some(boot),
+            description,
+        }
     }
 
     /// The bytes whose hash is the image's digest.
@@ -71,12 +95,19 @@ impl Manifest {
     pub(super) fn parse(bytes: &[u8], digest: &Digest) -> Result<Self> {
         let actual = digest_of(bytes);
         if actual != *digest {
-            return Err(fault::damaged(format!("the manifest of image {} is damaged: its content has {actual}; remove the image and import it again", digest.short())));
+            return Err(fault::damaged(format!(
+                "the manifest of image {} is damaged: its content has {actual}; remove the image and import it again",
+                digest.short()
+            )));
         }
         let manifest: Self = serde_json::from_slice(bytes)
             .map_err(|e| fault::damaged(format!("the manifest of image {} cannot be read: {e}", digest.short())))?;
         if manifest.schema != SCHEMA {
-            let newer = format!("the manifest of image {} has form {}, this program knows {SCHEMA}; upgrade yun", digest.short(), manifest.schema);
+            let newer = format!(
+                "the manifest of image {} has form {}, this program knows {SCHEMA}; upgrade yun",
+                digest.short(),
+                manifest.schema
+            );
             return Err(fault::damaged(newer));
         }
         Ok(manifest)

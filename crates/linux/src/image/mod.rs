@@ -86,7 +86,10 @@ impl LinuxImages {
     }
 
     /// Runs blocking work on the store; it stops soon after the future is dropped.
-    async fn blocking<T: Send + 'static>(&self, run: impl FnOnce(&Store, &Job) -> Result<T> + Send + 'static) -> Result<T> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Store, &Job) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (job, _waiting) = self.job(&Followed::default());
         let store = self.store.clone();
         job.blocking(move |job| run(&store, job)).await
@@ -117,12 +120,22 @@ fn recognise(spooled: &Spooled, said: Option<ImageFormat>) -> Result<Content> {
         Content::Compressed(_) => Content::of(&disk::inner_head(spooled)?),
         content => content,
     };
-    let what = if Codec::of(&spooled.head) == Codec::Plain { "the image is" } else { "the image is compressed; inside, it is" };
+    let what = if Codec::of(&spooled.head) == Codec::Plain {
+        "the image is"
+    } else {
+        "the image is compressed; inside, it is"
+    };
     match (content, said) {
-        (Content::Qcow2, None | Some(ImageFormat::Qcow2)) | (Content::Disk(_), None | Some(ImageFormat::Raw)) => Ok(content),
+        (Content::Qcow2, None | Some(ImageFormat::Qcow2)) | (Content::Disk(_), None | Some(ImageFormat::Raw)) => {
+            Ok(content)
+        }
         (Content::Unknown, Some(ImageFormat::Raw)) => Ok(Content::Disk("as was said")),
-        (Content::Tar, None | Some(ImageFormat::Rootfs | ImageFormat::OciLayout | ImageFormat::DockerArchive)) => Ok(content),
-        (content, Some(said)) => Err(fault::unknown_format(format!("{what} {content}, not {said} as was said; leave the format out, or correct it"))),
+        (Content::Tar, None | Some(ImageFormat::Rootfs | ImageFormat::OciLayout | ImageFormat::DockerArchive)) => {
+            Ok(content)
+        }
+        (content, Some(said)) => Err(fault::unknown_format(format!(
+            "{what} {content}, not {said} as was said; leave the format out, or correct it"
+        ))),
         (content, None) => Err(fault::unknown_format(format!(
             "{what} {content}. These can be imported: qcow2 and plain (raw) disks for VMs; a tar of a root file system, of an OCI image layout or from \
              docker save for containers; each as it is or compressed with gzip, zstd or xz"
@@ -135,8 +148,14 @@ impl ImageDriver for LinuxImages {
     async fn probe(&self) -> Result<DriverFacts> {
         self.blocking(|store, _| store.sweep()).await?;
         let missing = build::missing_programs();
-        let message = (!missing.is_empty()).then(|| format!("some images cannot be imported or built here: {}", missing.join("; ")));
-        Ok(DriverFacts { driver: "image".into(), ready: true, engine: None, accel: None, message })
+        let root = nix::unistd::geteuid().is_root();
+        let message = if !root {
+            Some("images cannot be unpacked with their owners: run yun as root".to_owned())
+        } else {
+            let said = || format!("some images cannot be imported or built here: {}", missing.join("; "));
+            (!missing.is_empty()).then(said)
+        };
+        Ok(DriverFacts { driver: "image".into(), ready: root, engine: None, accel: None, message })
     }
 
     async fn import(&self, source: ImageSource, options: &ImportOptions, work: &Followed) -> Result<ImageFacts> {
@@ -166,7 +185,8 @@ impl ImageDriver for LinuxImages {
         self.blocking(move |store, _| {
             let manifest = store.read(&digest)?;
             store.parts_are_here(&manifest)?;
-            let blob = |blob: &Option<manifest::Blob>| -> Option<PathBuf> { blob.as_ref().map(|b| store.blob(&b.digest)) };
+            let blob =
+                |blob: &Option<manifest::Blob>| -> Option<PathBuf> { blob.as_ref().map(|b| store.blob(&b.digest)) };
             Ok(LocalImage {
                 kind: manifest.kind,
                 layers: manifest.layers.iter().map(|l| store.layer(&l.diff_id).join(LAYER_ROOT)).collect(),
@@ -191,11 +211,17 @@ impl ImageDriver for LinuxImages {
                 let path = store.blob(&blob.digest);
                 let actual = tree::hash_file(&path, &mut meter)?;
                 if actual != blob.digest {
-                    let message = format!("the file {} is damaged: its content has {actual}; remove the image and import it again", path.display());
+                    let message = format!(
+                        "the file {} is damaged: its content has {actual}; remove the image and import it again",
+                        path.display()
+                    );
                     return Err(fault::damaged(message));
                 }
             }
-            manifest.layers.iter().try_for_each(|layer| tree::verify(&store.layer(&layer.diff_id), layer, &mut meter, job))
+            manifest
+                .layers
+                .iter()
+                .try_for_each(|layer| tree::verify(&store.layer(&layer.diff_id), layer, &mut meter, job))
         })
         .await
     }

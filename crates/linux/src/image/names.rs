@@ -2,7 +2,11 @@
 //! the name in the message. Pure.
 
 use super::fault;
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::{Path, PathBuf}};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 use yun_drivers::Result;
 
 /// The longest name that an entry may have; Linux opens no longer ones.
@@ -18,7 +22,10 @@ impl EntryName {
     /// Checks a name as an archive has it: `etc/passwd`, `./etc/passwd`, `etc/`.
     pub(super) fn parse(raw: &[u8]) -> Result<Self> {
         if raw.first() == Some(&b'/') {
-            return Err(fault::unsafe_entry(raw, "has an absolute name; make the archive with relative names, as tar -C DIR . does"));
+            return Err(fault::unsafe_entry(
+                raw,
+                "has an absolute name; make the archive with relative names, as tar -C DIR . does",
+            ));
         }
         Self::below_root(raw)
     }
@@ -39,7 +46,9 @@ impl EntryName {
         for part in raw.split(|b| *b == b'/') {
             match part {
                 b"" | b"." => {}
-                b".." => return Err(fault::unsafe_entry(raw, "climbs out with \"..\"; nothing of the archive was kept")),
+                b".." => {
+                    return Err(fault::unsafe_entry(raw, "climbs out with \"..\"; nothing of the archive was kept"));
+                }
                 part if part.len() > LONGEST_COMPONENT => {
                     return Err(fault::unsafe_entry(raw, "has a component of more than 255 bytes"));
                 }
@@ -84,7 +93,9 @@ impl<'a> Whiteout<'a> {
         let Some(hidden) = last.strip_prefix(b".wh.") else { return Ok(None) };
         match hidden {
             b".wh..opq" => Ok(Some(Self::Opaque)),
-            b"" | b"." | b".." => Err(fault::unsafe_entry(name.path().as_os_str().as_bytes(), "hides a name that cannot exist")),
+            b"" | b"." | b".." => {
+                Err(fault::unsafe_entry(name.path().as_os_str().as_bytes(), "hides a name that cannot exist"))
+            }
             hidden if hidden.starts_with(b".wh.") => Ok(Some(Self::Bookkeeping)),
             hidden => Ok(Some(Self::Hide(OsStr::from_bytes(hidden)))),
         }
@@ -99,7 +110,14 @@ mod tests {
 
     #[test]
     fn ordinary_names_pass() {
-        for (raw, path) in [("etc/passwd", "etc/passwd"), ("./a//b/", "a/b"), ("./", ""), ("", ""), ("a/./b", "a/b"), ("..a/...", "..a/...")] {
+        for (raw, path) in [
+            ("etc/passwd", "etc/passwd"),
+            ("./a//b/", "a/b"),
+            ("./", ""),
+            ("", ""),
+            ("a/./b", "a/b"),
+            ("..a/...", "..a/..."),
+        ] {
             assert_eq!(EntryName::parse(raw.as_bytes()).unwrap().path(), Path::new(path), "{raw}");
         }
     }
@@ -118,7 +136,9 @@ mod tests {
 
     #[test]
     fn whiteouts_are_told_apart() {
-        let of = |raw: &str| Whiteout::of(&EntryName::parse(raw.as_bytes()).unwrap()).map(|w| format!("{w:?}")).map_err(|e| e.reason);
+        let of = |raw: &str| {
+            Whiteout::of(&EntryName::parse(raw.as_bytes()).unwrap()).map(|w| format!("{w:?}")).map_err(|e| e.reason)
+        };
         assert_eq!(of("a/.wh.b").unwrap(), r#"Some(Hide("b"))"#);
         assert_eq!(of("a/.wh..wh..opq").unwrap(), "Some(Opaque)");
         assert_eq!(of(".wh..wh.plnk").unwrap(), "Some(Bookkeeping)");

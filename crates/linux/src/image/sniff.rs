@@ -91,7 +91,8 @@ fn is_old_tar(head: &[u8]) -> bool {
     }
     let stated = std::str::from_utf8(&block[148..156]).ok();
     let stated = stated.and_then(|t| u32::from_str_radix(t.trim_matches(['\0', ' ']), 8).ok());
-    let sum: u32 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+    let sum: u32 =
+        block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
     stated == Some(sum)
 }
 

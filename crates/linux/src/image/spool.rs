@@ -37,7 +37,12 @@ struct Incoming {
 }
 
 /// Brings everything in and compares it with the checksum.
-pub(super) async fn spool(source: ImageSource, checksum: Option<&Digest>, staging: &Staging, job: &Job) -> Result<Spooled> {
+pub(super) async fn spool(
+    source: ImageSource,
+    checksum: Option<&Digest>,
+    staging: &Staging,
+    job: &Job,
+) -> Result<Spooled> {
     let incoming = open(source, job).await?;
     let what = incoming.what.clone();
     if let Some(total) = incoming.total {
@@ -57,12 +62,18 @@ async fn open(source: ImageSource, job: &Job) -> Result<Incoming> {
         ImageSource::File(path) => {
             let what = format!("the file {}", path.display());
             let failed = |e: io::Error| match e.kind() {
-                io::ErrorKind::NotFound => DriverError::bad_request("SourceNotFound", format!("cannot import {what}: there is no such file on this node")),
+                io::ErrorKind::NotFound => DriverError::bad_request(
+                    "SourceNotFound",
+                    format!("cannot import {what}: there is no such file on this node"),
+                ),
                 _ => DriverError::io(format!("read {what}"), e),
             };
             let meta = tokio::fs::metadata(&path).await.map_err(failed)?;
             if !meta.is_file() {
-                return Err(DriverError::bad_request("SourceNotFound", format!("cannot import {}: it is not a plain file", path.display())));
+                return Err(DriverError::bad_request(
+                    "SourceNotFound",
+                    format!("cannot import {}: it is not a plain file", path.display()),
+                ));
             }
             let file = tokio::fs::File::open(&path).await.map_err(failed)?;
             let stream = ReaderStream::with_capacity(file, 1 << 18).boxed();
@@ -76,16 +87,30 @@ async fn open(source: ImageSource, job: &Job) -> Result<Incoming> {
 async fn fetch(url: &str, job: &Job) -> Result<Incoming> {
     let parsed = reqwest::Url::parse(url).ok().filter(|u| matches!(u.scheme(), "http" | "https"));
     let Some(parsed) = parsed else {
-        return Err(DriverError::bad_request("BadUrl", format!("cannot import from {url:?}: write an address that begins with http:// or https://")));
+        return Err(DriverError::bad_request(
+            "BadUrl",
+            format!("cannot import from {url:?}: write an address that begins with http:// or https://"),
+        ));
     };
     // Some other part of the program may have chosen a provider before: then that one is used.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let failed = |e: reqwest::Error| {
-        let why = std::iter::successors(std::error::Error::source(&e), |e| e.source()).last().map_or(e.to_string(), ToString::to_string);
+        let why = std::iter::successors(std::error::Error::source(&e), |e| e.source())
+            .last()
+            .map_or(e.to_string(), ToString::to_string);
         let kind = if e.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
-        DriverError::new(kind, "DownloadFailed", format!("cannot fetch {url}: {why}; check the address and this node's way to it")).with(e)
+        DriverError::new(
+            kind,
+            "DownloadFailed",
+            format!("cannot fetch {url}: {why}; check the address and this node's way to it"),
+        )
+        .with(e)
     };
-    let client = reqwest::Client::builder().connect_timeout(job.limits.stall).read_timeout(job.limits.stall).build().map_err(failed)?;
+    let client = reqwest::Client::builder()
+        .connect_timeout(job.limits.stall)
+        .read_timeout(job.limits.stall)
+        .build()
+        .map_err(failed)?;
     job.work.report(None, format!("asking {} for the image", parsed.host_str().unwrap_or("the server")));
     let answer = tokio::select! {
         answer = client.get(parsed).send() => answer.map_err(failed)?,
@@ -94,7 +119,11 @@ async fn fetch(url: &str, job: &Job) -> Result<Incoming> {
     let status = answer.status();
     if !status.is_success() {
         let kind = if status.is_server_error() { ErrorKind::Unavailable } else { ErrorKind::BadRequest };
-        return Err(DriverError::new(kind, "DownloadFailed", format!("cannot fetch {url}: the server answers {status}")));
+        return Err(DriverError::new(
+            kind,
+            "DownloadFailed",
+            format!("cannot fetch {url}: the server answers {status}"),
+        ));
     }
     let total = answer.content_length();
     let stream = answer.bytes_stream().map_err(io::Error::other).boxed();
@@ -117,7 +146,12 @@ async fn write(mut incoming: Incoming, staging: &Staging, job: &Job) -> Result<S
             Ok(Some(Ok(chunk))) => chunk,
             Ok(Some(Err(e))) => return Err(broken(&incoming.what, size, incoming.total, e)),
             Err(_) => {
-                let message = format!("{} sent nothing for {:?} after {}; try again", incoming.what, job.limits.stall, Bytes(size).human());
+                let message = format!(
+                    "{} sent nothing for {:?} after {}; try again",
+                    incoming.what,
+                    job.limits.stall,
+                    Bytes(size).human()
+                );
                 return Err(DriverError::new(ErrorKind::Timeout, "SourceStalled", message));
             }
         };
@@ -152,7 +186,10 @@ fn broken(what: &str, size: u64, total: Option<u64>, e: io::Error) -> DriverErro
 fn within_limit(size: u64, job: &Job) -> Result<()> {
     let most = job.limits.max_image;
     if size > most.0 {
-        return Err(fault::too_large(format!("the image is larger than {}, the most that this node takes in", most.human())));
+        return Err(fault::too_large(format!(
+            "the image is larger than {}, the most that this node takes in",
+            most.human()
+        )));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use yun_drivers::{DriverError, Result};
 
@@ -49,8 +50,16 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(e) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), error = %e, "cannot remove a staging directory now; the next start removes it");
+        // Programs that were just ended may still be writing their last.
+        let removed = (0..20).map(|_| fs::remove_dir_all(&self.path)).find(|removed| {
+            let done = removed.is_ok();
+            if !done {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done
+        });
+        if removed.is_none() {
+            tracing::warn!(path = %self.path.display(), "cannot remove a staging directory now; the next start removes it");
         }
     }
 }
@@ -64,7 +73,11 @@ pub(super) fn sweep(parent: &Path) -> Result<()> {
             continue;
         }
         tracing::info!(path = %path.display(), "removing what an interrupted image operation left behind");
-        let removed = if entry.file_type().is_ok_and(|t| t.is_dir()) { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         if let Err(e) = removed {
             tracing::warn!(path = %path.display(), error = %e, "cannot remove it");
         }

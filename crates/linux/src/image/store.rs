@@ -58,8 +58,16 @@ pub(super) struct Draft {
     pub(super) manifest: Manifest,
     /// Staged files, by their digest.
     pub(super) blobs: Vec<(PathBuf, Digest)>,
-    /// Staged layer directories, by their diff id.
-    pub(super) layers: Vec<(PathBuf, Digest)>,
+    pub(super) layers: Vec<StagedLayer>,
+}
+
+/// A layer's directory in staging.
+#[derive(Debug)]
+pub(super) struct StagedLayer {
+    pub(super) dir: PathBuf,
+    pub(super) diff_id: Digest,
+    /// The store has this layer, damaged: this one takes its place.
+    pub(super) repairs: bool,
 }
 
 impl Store {
@@ -71,7 +79,8 @@ impl Store {
     pub(super) fn prepare(&self) -> Result<()> {
         for name in ["blobs/sha256", "layers", "manifests", "staging", "cache"] {
             let path = self.root.join(name);
-            fs::create_dir_all(&path).map_err(|e| DriverError::io(format!("make the directory {}", path.display()), e))?;
+            fs::create_dir_all(&path)
+                .map_err(|e| DriverError::io(format!("make the directory {}", path.display()), e))?;
         }
         Ok(())
     }
@@ -112,7 +121,10 @@ impl Store {
         match fs::read(&path) {
             Ok(bytes) => Manifest::parse(&bytes, digest),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let message = format!("image {} is not on this node; import or build it first (yun image import, yun image build)", digest.short());
+                let message = format!(
+                    "image {} is not on this node; import or build it first (yun image import, yun image build)",
+                    digest.short()
+                );
                 Err(DriverError::new(ErrorKind::NotFound, "ImageNotFound", message))
             }
             Err(e) => Err(DriverError::io(format!("read the manifest {}", path.display()), e)),
@@ -151,8 +163,13 @@ impl Store {
             sync_file(staged)?;
             appear(staged, &self.blob(digest))?;
         }
-        for (staged, diff_id) in &draft.layers {
-            appear(staged, &self.layer(diff_id))?;
+        for staged in &draft.layers {
+            let target = self.layer(&staged.diff_id);
+            if staged.repairs {
+                tracing::warn!(layer = %target.display(), "replacing a damaged layer");
+                self.discard(&staged.diff_id, staging)?;
+            }
+            appear(&staged.dir, &target)?;
         }
         self.parts_are_here(&draft.manifest)?;
         sync_dir(&self.root.join("blobs/sha256"))?;
@@ -172,15 +189,28 @@ impl Store {
         for layer in &manifest.layers {
             let path = self.layer(&layer.diff_id);
             if !path.join(LAYER_ROOT).is_dir() || !path.join(LAYER_TREE).is_file() {
-                return Err(fault::damaged(format!("the layer {} is missing; remove the image and import it again", path.display())));
+                return Err(fault::damaged(format!(
+                    "the layer {} is missing; remove the image and import it again",
+                    path.display()
+                )));
             }
         }
         for blob in manifest.blobs() {
             let path = self.blob(&blob.digest);
             match fs::metadata(&path) {
                 Ok(meta) if meta.is_file() && meta.len() == blob.size => {}
-                Ok(_) => return Err(fault::damaged(format!("the file {} has the wrong size; remove the image and import it again", path.display()))),
-                Err(_) => return Err(fault::damaged(format!("the file {} is missing; remove the image and import it again", path.display()))),
+                Ok(_) => {
+                    return Err(fault::damaged(format!(
+                        "the file {} has the wrong size; remove the image and import it again",
+                        path.display()
+                    )));
+                }
+                Err(_) => {
+                    return Err(fault::damaged(format!(
+                        "the file {} is missing; remove the image and import it again",
+                        path.display()
+                    )));
+                }
             }
         }
         Ok(())
@@ -196,7 +226,9 @@ impl Store {
         let manifest = self.read(digest);
         let path = self.manifest_path(digest);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(DriverError::io(format!("remove {}", path.display()), e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(DriverError::io(format!("remove {}", path.display()), e));
+            }
             _ => sync_dir(&self.root.join("manifests"))?,
         }
         // The parts of a damaged manifest are unknown: if nobody else names them, the next start finds them orphaned.
@@ -213,7 +245,9 @@ impl Store {
     fn discard(&self, part: &Digest, trash: &Staging) -> Result<()> {
         for (kind, path) in [("layer", self.layer(part)), ("blob", self.blob(part))] {
             match fs::rename(&path, trash.join(&format!("{kind}-{}", part.hex()))) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(DriverError::io(format!("remove {}", path.display()), e)),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(DriverError::io(format!("remove {}", path.display()), e));
+                }
                 _ => {}
             }
         }
@@ -263,7 +297,9 @@ fn appear(staged: &Path, target: &Path) -> Result<()> {
 
 /// Waits until a file's bytes are on the disk.
 pub(super) fn sync_file(path: &Path) -> Result<()> {
-    File::open(path).and_then(|f| f.sync_all()).map_err(|e| DriverError::io(format!("write {} to the disk", path.display()), e))
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| DriverError::io(format!("write {} to the disk", path.display()), e))
 }
 
 /// Waits until a directory's names are on the disk.

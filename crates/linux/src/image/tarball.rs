@@ -70,11 +70,16 @@ impl<R: Read> Tarball<R> {
             let Some(header) = self.header()? else { return Ok(None) };
             let kind = header.entry_type();
             let size = unless_blank(&header.as_old().size, header.entry_size()).map_err(|e| self.bad(&e))?;
-            if !matches!(kind, EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader) {
+            if !matches!(
+                kind,
+                EntryType::GNULongName | EntryType::GNULongLink | EntryType::XHeader | EntryType::XGlobalHeader
+            ) {
                 return self.entry(&header, size, records).map(Some);
             }
             self.begin(size)?;
-            budget = budget.checked_sub(size).ok_or_else(|| fault::damaged(format!("{} has an entry with more than 1 MiB of names and attributes", self.what)))?;
+            budget = budget.checked_sub(size).ok_or_else(|| {
+                fault::damaged(format!("{} has an entry with more than 1 MiB of names and attributes", self.what))
+            })?;
             let mut bytes = Vec::new();
             self.body().read_to_end(&mut bytes).map_err(|e| fault::reading("the archive", e))?;
             if bytes.len() as u64 != size {
@@ -83,7 +88,9 @@ impl<R: Read> Tarball<R> {
             match kind {
                 EntryType::GNULongName => records.name = Some(without_zeros(bytes)),
                 EntryType::GNULongLink => records.link = Some(without_zeros(bytes)),
-                EntryType::XHeader => records.pax.extend(pax(&bytes).ok_or_else(|| self.bad(&"its pax records are malformed"))?),
+                EntryType::XHeader => {
+                    records.pax.extend(pax(&bytes).ok_or_else(|| self.bad(&"its pax records are malformed"))?)
+                }
                 // Comments of git archive and the like: no attribute that we keep is global.
                 _ => {}
             }
@@ -125,7 +132,8 @@ impl<R: Read> Tarball<R> {
         }
         self.position += BLOCK;
         let header = Header::from_byte_slice(&block).clone();
-        let sum: u32 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+        let sum: u32 =
+            block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
         match header.cksum() {
             Ok(stated) if stated == sum => Ok(Some(header)),
             _ => Err(self.bad(&format!("the header at byte {} has a wrong checksum", self.position - BLOCK))),
@@ -140,20 +148,30 @@ impl<R: Read> Tarball<R> {
     }
 
     fn entry(&mut self, header: &Header, size: u64, mut records: Records) -> Result<Entry> {
-        let name = records.name.or_else(|| records.pax.remove(&b"path"[..])).unwrap_or_else(|| header.path_bytes().into_owned());
-        let sparse = header.entry_type() == EntryType::GNUSparse || records.pax.keys().any(|k| k.starts_with(b"GNU.sparse."));
+        let name = records
+            .name
+            .or_else(|| records.pax.remove(&b"path"[..]))
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let sparse =
+            header.entry_type() == EntryType::GNUSparse || records.pax.keys().any(|k| k.starts_with(b"GNU.sparse."));
         if sparse {
             return Err(fault::unsafe_entry(&name, "is stored as a sparse file; make the archive without --sparse"));
         }
-        let link = records.link.or_else(|| records.pax.remove(&b"linkpath"[..])).or_else(|| header.link_name_bytes().map(|l| l.into_owned()));
+        let link = records
+            .link
+            .or_else(|| records.pax.remove(&b"linkpath"[..]))
+            .or_else(|| header.link_name_bytes().map(|l| l.into_owned()));
         let number = |key: &str, field: io::Result<u64>| match records.pax.get(key.as_bytes()) {
             Some(text) => std::str::from_utf8(text).ok().and_then(|t| t.parse().ok()),
             None => field.ok(),
         };
-        let bad = |field: &str| fault::damaged(format!("{} is damaged: entry {} has a bad {field}", self.what, fault::shown(&name)));
+        let bad = |field: &str| {
+            fault::damaged(format!("{} is damaged: entry {} has a bad {field}", self.what, fault::shown(&name)))
+        };
         let owner = |key: &str, field| number(key, field).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| bad(key));
         // Links and directories have no bytes, whatever old programs write into the field.
-        let has_bytes = matches!(header.entry_type(), EntryType::Regular | EntryType::Continuous) || !known(header.entry_type());
+        let has_bytes =
+            matches!(header.entry_type(), EntryType::Regular | EntryType::Continuous) || !known(header.entry_type());
         let size = if has_bytes { number("size", Ok(size)).ok_or_else(|| bad("size"))? } else { 0 };
         let entry = Entry {
             kind: header.entry_type(),
@@ -163,7 +181,11 @@ impl<R: Read> Tarball<R> {
             uid: owner("uid", unless_blank(&header.as_old().uid, header.uid()))?,
             gid: owner("gid", unless_blank(&header.as_old().gid, header.gid()))?,
             mtime: mtime(header, &records.pax),
-            attributes: records.pax.iter().filter_map(|(k, v)| Some((k.strip_prefix(b"SCHILY.xattr.")?.to_vec(), v.clone()))).collect(),
+            attributes: records
+                .pax
+                .iter()
+                .filter_map(|(k, v)| Some((k.strip_prefix(b"SCHILY.xattr.")?.to_vec(), v.clone())))
+                .collect(),
             offset: self.position,
             name,
         };
@@ -213,7 +235,15 @@ fn unless_blank<T: Default>(field: &[u8], read: io::Result<T>) -> io::Result<T> 
 
 /// Types whose entries have no bytes of their own.
 fn known(kind: EntryType) -> bool {
-    matches!(kind, EntryType::Link | EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Directory | EntryType::Fifo)
+    matches!(
+        kind,
+        EntryType::Link
+            | EntryType::Symlink
+            | EntryType::Char
+            | EntryType::Block
+            | EntryType::Directory
+            | EntryType::Fifo
+    )
 }
 
 fn mtime(header: &Header, pax: &BTreeMap<Vec<u8>, Vec<u8>>) -> i64 {

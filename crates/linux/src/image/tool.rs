@@ -8,12 +8,14 @@ use nix::{
 };
 use std::{
     ffi::{OsStr, OsString},
-
     path::PathBuf,
     process::Stdio,
     time::Duration,
 };
-use tokio::{io::{AsyncRead, AsyncReadExt}, process::Command};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+};
 use yun_drivers::{DriverError, ErrorKind, Result};
 
 /// A program to run.
@@ -91,7 +93,11 @@ impl Tool {
         job.check()?;
         let program = Program { name: self.name, package: self.package, limit: self.limit };
         let mut command = Command::new(self.name);
-        command.args(&self.args).envs(self.env.drain(..)).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
+        command
+            .args(&self.args)
+            .envs(self.env.drain(..))
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive");
         command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
         command.stdout(Stdio::piped());
         if let Some(dir) = &self.dir {
@@ -104,7 +110,8 @@ impl Tool {
         let ending = async {
             let lines = std::sync::Mutex::new(&mut line);
             let seen = |text: &str| (lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner))(text);
-            let (status, ..) = tokio::join!(child.wait(), read_lines(out, &mut out_text, seen), read_lines(err, &mut err_text, seen));
+            let (status, ..) =
+                tokio::join!(child.wait(), read_lines(out, &mut out_text, seen), read_lines(err, &mut err_text, seen));
             status
         };
         let status = tokio::select! {
@@ -113,7 +120,11 @@ impl Tool {
         };
         let status = status.map_err(|_| {
             let name = self.name;
-            DriverError::new(ErrorKind::Timeout, "ProgramHangs", format!("{name} did not end within {:?}; it was ended", self.limit))
+            DriverError::new(
+                ErrorKind::Timeout,
+                "ProgramHangs",
+                format!("{name} did not end within {:?}; it was ended", self.limit),
+            )
         })?;
         let status = status.map_err(|e| DriverError::io(format!("wait for {}", self.name), e))?;
         group.0 = None;
@@ -124,13 +135,21 @@ impl Tool {
 /// Some failures of programs have a better name than "it failed".
 fn classify(message: String, said: &str) -> DriverError {
     if said.contains("No space left on device") || said.contains("not enough free space") {
-        return DriverError::new(ErrorKind::NoSpace, "DiskFull", format!("{message}; free some space, for example with yun image rm, and try again"));
+        return DriverError::new(
+            ErrorKind::NoSpace,
+            "DiskFull",
+            format!("{message}; free some space, for example with yun image rm, and try again"),
+        );
     }
     if said.contains("Unable to locate package") || said.contains("No packages found") {
-        let way_out = "check the package's name, and the release if one was given; apt-get update refreshes the node's lists";
+        let way_out =
+            "check the package's name, and the release if one was given; apt-get update refreshes the node's lists";
         return DriverError::bad_request("PackageNotFound", format!("{message}; {way_out}"));
     }
-    if ["Failed to fetch", "Could not resolve", "Could not connect", "Connection failed"].iter().any(|s| said.contains(s)) {
+    if ["Failed to fetch", "Could not resolve", "Could not connect", "Connection failed"]
+        .iter()
+        .any(|s| said.contains(s))
+    {
         let way_out = "check this node's way to its Debian mirror, or run apt-get update";
         return DriverError::unavailable("MirrorUnreachable", format!("{message}; {way_out}"));
     }

@@ -40,7 +40,8 @@ impl Tree {
             let line = Self::line(&full, &path, &meta, meter)?;
             tree.text.push_str(&line);
             if meta.is_dir() {
-                let names = fs::read_dir(&full).and_then(|d| d.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<OsString>>>());
+                let names = fs::read_dir(&full)
+                    .and_then(|d| d.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<OsString>>>());
                 let mut names = names.map_err(failed)?;
                 // The stack gives the last one first.
                 names.sort_unstable_by(|a, b| b.cmp(a));
@@ -124,10 +125,16 @@ pub(super) fn verify(dir: &Path, layer: &Layer, meter: &mut Meter, job: &Job) ->
     let kept = fs::read_to_string(dir.join(LAYER_TREE)).unwrap_or_default();
     let way_out = "remove the image and import it again";
     if digest_of(kept.as_bytes()) != layer.tree {
-        return Err(fault::damaged(format!("the layer {} is damaged, and its file list with it; {way_out}", dir.display())));
+        return Err(fault::damaged(format!(
+            "the layer {} is damaged, and its file list with it; {way_out}",
+            dir.display()
+        )));
     }
     let name = first_difference(&kept, &actual.text);
-    Err(fault::damaged(format!("the file {}{name} is damaged: it is not what the image says; {way_out}", root.display())))
+    Err(fault::damaged(format!(
+        "the file {}{name} is damaged: it is not what the image says; {way_out}",
+        root.display()
+    )))
 }
 
 /// The name of the first entry that is not the same in two lists.
@@ -136,7 +143,11 @@ fn first_difference(kept: &str, actual: &str) -> String {
     let by_name = |text: &str| text.lines().map(|line| (name(line), line.to_owned())).collect::<BTreeMap<_, _>>();
     let (kept, actual) = (by_name(kept), by_name(actual));
     let differs = kept.iter().find(|(name, line)| actual.get(*name) != Some(*line));
-    differs.map(|(name, _)| name).or_else(|| actual.keys().find(|n| !kept.contains_key(*n))).cloned().unwrap_or_default()
+    differs
+        .map(|(name, _)| name)
+        .or_else(|| actual.keys().find(|n| !kept.contains_key(*n)))
+        .cloned()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use nix::{
     errno::Errno,
     fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2},
     sys::{
-        stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, makedev, mkdirat, mknodat, utimensat},
+        stat::{
+            FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, makedev, mkdirat, mknodat, utimensat,
+        },
         time::TimeSpec,
     },
     unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, syncfs, unlinkat},
@@ -76,7 +78,8 @@ impl<'a> Unpacker<'a> {
 
     /// Unpacks every entry, and waits until it is all on the disk.
     pub(super) fn run<R: Read>(mut self, tarball: &mut Tarball<R>, meter: &mut Meter) -> Result<Unpacked> {
-        fchmod(&self.root, Mode::from_bits_truncate(0o755)).map_err(|e| self.failed("set the mode of", b"the root", e))?;
+        fchmod(&self.root, Mode::from_bits_truncate(0o755))
+            .map_err(|e| self.failed("set the mode of", b"the root", e))?;
         while let Some(entry) = tarball.next(self.job)? {
             self.count(&entry.name)?;
             self.entry(&entry, tarball, meter)?;
@@ -88,7 +91,10 @@ impl<'a> Unpacker<'a> {
         self.entries += 1;
         let most = self.job.limits.max_entries;
         if self.entries > most {
-            let message = format!("the image has more than {most} entries (the last one read is {}); this node takes no larger ones", fault::shown(name));
+            let message = format!(
+                "the image has more than {most} entries (the last one read is {}); this node takes no larger ones",
+                fault::shown(name)
+            );
             return Err(DriverError::bad_request("TooManyEntries", message));
         }
         Ok(())
@@ -98,7 +104,11 @@ impl<'a> Unpacker<'a> {
         let name = EntryName::parse(&entry.name)?;
         if name.is_root() {
             // Archives made from a temporary directory carry its 0700; a root that only root may enter breaks every other user.
-            return if entry.kind.is_dir() { Ok(()) } else { Err(fault::unsafe_entry(&entry.name, "is the root but not a directory")) };
+            return if entry.kind.is_dir() {
+                Ok(())
+            } else {
+                Err(fault::unsafe_entry(&entry.name, "is the root but not a directory"))
+            };
         }
         if let Some(whiteout) = Whiteout::of(&name)? {
             return self.whiteout(&name, &whiteout);
@@ -112,10 +122,14 @@ impl<'a> Unpacker<'a> {
             EntryType::Link => self.hard_link(&name, entry),
             EntryType::Fifo => self.fifo(&name, entry),
             EntryType::Char | EntryType::Block if name.path().starts_with("dev") => Ok(()),
-            EntryType::Char | EntryType::Block => {
-                Err(fault::unsafe_entry(&entry.name, "is a device node; devices are given to instances, not brought by images: make the archive without it"))
-            }
-            other => Err(fault::unsafe_entry(&entry.name, &format!("is of the unknown type {:?}", char::from(other.as_byte())))),
+            EntryType::Char | EntryType::Block => Err(fault::unsafe_entry(
+                &entry.name,
+                "is a device node; devices are given to instances, not brought by images: make the archive without it",
+            )),
+            other => Err(fault::unsafe_entry(
+                &entry.name,
+                &format!("is of the unknown type {:?}", char::from(other.as_byte())),
+            )),
         }
     }
 
@@ -146,7 +160,13 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn file<R: Read>(&mut self, name: &EntryName, entry: &Entry, tarball: &mut Tarball<R>, meter: &mut Meter) -> Result<()> {
+    fn file<R: Read>(
+        &mut self,
+        name: &EntryName,
+        entry: &Entry,
+        tarball: &mut Tarball<R>,
+        meter: &mut Meter,
+    ) -> Result<()> {
         let parent = self.parent(name, &entry.name)?;
         self.vacate(&parent, name.last(), &entry.name)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -163,7 +183,13 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn copy<R: Read>(&mut self, file: &mut File, name: &[u8], tarball: &mut Tarball<R>, meter: &mut Meter) -> Result<()> {
+    fn copy<R: Read>(
+        &mut self,
+        file: &mut File,
+        name: &[u8],
+        tarball: &mut Tarball<R>,
+        meter: &mut Meter,
+    ) -> Result<()> {
         let mut body = tarball.body();
         loop {
             let read = body.read(&mut self.chunk).map_err(|e| fault::reading("the archive", e))?;
@@ -183,7 +209,8 @@ impl<'a> Unpacker<'a> {
                 self.next_room = self.written + ROOM_EVERY;
                 self.job.room(self.path, 0, "unpack the image")?;
             }
-            file.write_all(&self.chunk[..read]).map_err(|e| DriverError::io(format!("unpack entry {}", fault::shown(name)), e))?;
+            file.write_all(&self.chunk[..read])
+                .map_err(|e| DriverError::io(format!("unpack entry {}", fault::shown(name)), e))?;
             meter.add(read)?;
         }
     }
@@ -208,7 +235,8 @@ impl<'a> Unpacker<'a> {
         mkfifoat(&parent, name.last(), Mode::S_IRUSR).map_err(failed)?;
         self.dress_unopened(&parent, name.last(), entry).map_err(failed)?;
         let mode = Mode::from_bits_truncate(entry.mode);
-        nix::sys::stat::fchmodat(&parent, name.last(), mode, nix::sys::stat::FchmodatFlags::FollowSymlink).map_err(failed)
+        nix::sys::stat::fchmodat(&parent, name.last(), mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
+            .map_err(failed)
     }
 
     fn hard_link(&mut self, name: &EntryName, entry: &Entry) -> Result<()> {
@@ -218,7 +246,8 @@ impl<'a> Unpacker<'a> {
         }
         let parent = self.parent(name, &entry.name)?;
         let missing = || {
-            let why = format!("is a hard link to {}, which is not a file of the same archive", fault::shown(&entry.link));
+            let why =
+                format!("is a hard link to {}, which is not a file of the same archive", fault::shown(&entry.link));
             fault::unsafe_entry(&entry.name, &why)
         };
         let from = self.open_dir(target.parent()).map_err(|_| missing())?;
@@ -227,7 +256,8 @@ impl<'a> Unpacker<'a> {
             return Err(missing());
         }
         self.vacate(&parent, name.last(), &entry.name)?;
-        linkat(&from, target.last(), &parent, name.last(), AtFlags::empty()).map_err(|e| self.failed("make the hard link", &entry.name, e))
+        linkat(&from, target.last(), &parent, name.last(), AtFlags::empty())
+            .map_err(|e| self.failed("make the hard link", &entry.name, e))
     }
 
     fn whiteout(&mut self, name: &EntryName, whiteout: &Whiteout<'_>) -> Result<()> {
@@ -243,7 +273,7 @@ impl<'a> Unpacker<'a> {
                     made => return made.map_err(|e| self.failed("hide", raw, e)),
                 }
                 // It is here anew, so only what lower layers have below it is hidden.
-                let there = stat(&parent, *hidden).map_err(|e| self.failed("hide", raw, e))?;
+                let there = stat(&parent, hidden).map_err(|e| self.failed("hide", raw, e))?;
                 if kind_of(&there) != SFlag::S_IFDIR {
                     return Ok(());
                 }
@@ -251,12 +281,14 @@ impl<'a> Unpacker<'a> {
             }
         };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let opened: File = openat(&parent, hidden, flags, Mode::empty()).map_err(|e| self.failed("hide", raw, e))?.into();
+        let opened: File =
+            openat(&parent, hidden, flags, Mode::empty()).map_err(|e| self.failed("hide", raw, e))?.into();
         self.set_opaque(&opened, raw)
     }
 
     fn set_opaque(&self, dir: &File, name: &[u8]) -> Result<()> {
-        dir.set_xattr(OPAQUE, b"y").map_err(|e| DriverError::io(format!("mark the directory of {} as opaque", fault::shown(name)), e))
+        dir.set_xattr(OPAQUE, b"y")
+            .map_err(|e| DriverError::io(format!("mark the directory of {} as opaque", fault::shown(name)), e))
     }
 
     /// Owner, mode and attributes, in the order in which none undoes another: a change of owner drops setuid and capabilities.
@@ -267,7 +299,12 @@ impl<'a> Unpacker<'a> {
         for (name, value) in entry.attributes.iter().filter(|(name, _)| is_kept(name)) {
             match file.set_xattr(OsStr::from_bytes(name), value) {
                 Err(e) if e.kind() == std::io::ErrorKind::Unsupported && name.starts_with(b"user.") => {}
-                Err(e) => return Err(DriverError::io(format!("set the attribute {} of entry {}", fault::shown(name), fault::shown(&entry.name)), e)),
+                Err(e) => {
+                    return Err(DriverError::io(
+                        format!("set the attribute {} of entry {}", fault::shown(name), fault::shown(&entry.name)),
+                        e,
+                    ));
+                }
                 Ok(()) => {}
             }
         }
@@ -275,7 +312,13 @@ impl<'a> Unpacker<'a> {
     }
 
     fn dress_unopened(&self, parent: &OwnedFd, name: &OsStr, entry: &Entry) -> nix::Result<()> {
-        fchownat(parent, name, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        fchownat(
+            parent,
+            name,
+            Some(Uid::from_raw(entry.uid)),
+            Some(Gid::from_raw(entry.gid)),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?;
         let time = TimeSpec::new(entry.mtime, 0);
         utimensat(parent, name, &time, &time, UtimensatFlags::NoFollowSymlink)
     }
@@ -289,7 +332,9 @@ impl<'a> Unpacker<'a> {
         }
         match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
             Ok(()) => Ok(()),
-            Err(Errno::ENOTEMPTY | Errno::EEXIST) => Err(fault::unsafe_entry(raw, "replaces a directory that has contents")),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+                Err(fault::unsafe_entry(raw, "replaces a directory that has contents"))
+            }
             Err(e) => Err(self.failed("replace", raw, e)),
         }
     }
@@ -318,7 +363,10 @@ impl<'a> Unpacker<'a> {
             // A link that leads nowhere in the image is no directory.
             match self.open_dir(&path) {
                 Err(Errno::ENOENT) => {
-                    let why = format!("goes through {}, which leads to no directory of the image", fault::shown(path.as_os_str().as_bytes()));
+                    let why = format!(
+                        "goes through {}, which leads to no directory of the image",
+                        fault::shown(path.as_os_str().as_bytes())
+                    );
                     return Err(fault::unsafe_entry(raw, &why));
                 }
                 opened => drop(opened.map_err(|e| self.failed("open the directory of", raw, e))?),
@@ -364,7 +412,9 @@ impl<'a> Unpacker<'a> {
         } else {
             self.files.iter().try_for_each(File::sync_all).map_err(failed)?;
             for path in self.times.keys() {
-                let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+                let how = OpenHow::new()
+                    .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+                    .resolve(ResolveFlag::RESOLVE_IN_ROOT);
                 if let Ok(dir) = openat2(&self.root, path.as_path(), how) {
                     File::from(dir).sync_all().map_err(failed)?;
                 }

@@ -12,13 +12,7 @@ use nix::{
     sys::resource::{Resource, setrlimit},
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    io,
-    os::fd::AsRawFd,
-    path::Path,
-    process::Stdio,
-    time::Duration,
-};
+use std::{io, os::fd::AsRawFd, path::Path, process::Stdio, time::Duration};
 use tokio::process::Command;
 use yun_types::Accel;
 
@@ -66,7 +60,9 @@ pub(super) async fn decide(host: &Host, choice: AccelChoice, program: &str, vers
             Verdict { accel: Accel::Tcg, message: Some(format!("{SLOWER}: the configuration says accel = \"tcg\"")) }
         }
         AccelChoice::Kvm => {
-            let message = "KVM is used because the configuration says accel = \"kvm\"; no test guest has proved that it works".to_owned();
+            let message =
+                "KVM is used because the configuration says accel = \"kvm\"; no test guest has proved that it works"
+                    .to_owned();
             Verdict { accel: Accel::Kvm, message: Some(message) }
         }
         AccelChoice::Auto => auto(host, program, version).await,
@@ -78,7 +74,9 @@ async fn auto(host: &Host, program: &str, version: &str) -> Verdict {
     let device = Path::new(DEVICE).exists();
     let (boot_id, kernel, qemu) = (boot_id(), kernel_release(), version.to_owned());
     let kept: Option<Kept> = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    if let Some(kept) = kept.filter(|k| k.boot_id == boot_id && k.kernel == kernel && k.qemu == qemu && k.device == device) {
+    if let Some(kept) =
+        kept.filter(|k| k.boot_id == boot_id && k.kernel == kernel && k.qemu == qemu && k.device == device)
+    {
         return kept.verdict;
     }
     let verdict = match probe(program).await {
@@ -87,7 +85,9 @@ async fn auto(host: &Host, program: &str, version: &str) -> Verdict {
     };
     let kept = Kept { boot_id, kernel, qemu, device, verdict };
     // Without the file the next start proves it again; nothing else depends on it.
-    let written = serde_json::to_vec_pretty(&kept).map_err(io::Error::from).and_then(|bytes| super::files::replace(&file, &bytes));
+    let written = serde_json::to_vec_pretty(&kept)
+        .map_err(io::Error::from)
+        .and_then(|bytes| super::files::replace(&file, &bytes));
     if let Err(error) = written {
         tracing::warn!(file = %file.display(), %error, "cannot keep the result of the KVM test");
     }
@@ -97,7 +97,9 @@ async fn auto(host: &Host, program: &str, version: &str) -> Verdict {
 /// Proves KVM, or says why not.
 async fn probe(program: &str) -> Result<(), String> {
     open_device().map_err(|error| device_error(&error))?;
-    test_guest(program, "kvm", "host", LIMIT).await.map_err(|why| format!("{DEVICE} answers but a test guest did not run: {why}"))
+    test_guest(program, "kvm", "host", LIMIT)
+        .await
+        .map_err(|why| format!("{DEVICE} answers but a test guest did not run: {why}"))
 }
 
 /// Opens the device and asks for the version of its interface, which has been 12 since Linux 2.6.22.
@@ -109,7 +111,10 @@ fn open_device() -> io::Result<()> {
     match version {
         12 => Ok(()),
         -1 => Err(io::Error::last_os_error()),
-        other => Err(io::Error::new(io::ErrorKind::Unsupported, format!("its interface has version {other}, and only 12 is known"))),
+        other => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("its interface has version {other}, and only 12 is known"),
+        )),
     }
 }
 
@@ -120,9 +125,13 @@ fn device_error(error: &io::Error) -> String {
             "{DEVICE} is missing: switch virtualisation on in the firmware, load the module kvm_intel or kvm_amd, or, if this machine is itself \
              a VM, ask its host for nested virtualisation"
         ),
-        io::ErrorKind::PermissionDenied => format!("{DEVICE} may not be opened: run yun as root, or let its user into the group kvm"),
+        io::ErrorKind::PermissionDenied => {
+            format!("{DEVICE} may not be opened: run yun as root, or let its user into the group kvm")
+        }
         _ if error.raw_os_error() == Some(libc::EBUSY) => {
-            format!("{DEVICE} is busy: another hypervisor (VirtualBox, VMware) holds the processor's virtualisation; stop it")
+            format!(
+                "{DEVICE} is busy: another hypervisor (VirtualBox, VMware) holds the processor's virtualisation; stop it"
+            )
         }
         _ => format!("{DEVICE} cannot be used: {error}"),
     }
@@ -135,10 +144,24 @@ const GOODBYE: u8 = 0x10;
 
 /// Boots the test guest. Public to the module so that tests can run it emulated.
 async fn test_guest(program: &str, accel: &str, cpu: &str, limit: Duration) -> Result<(), String> {
-    let disk = tempfile::Builder::new().prefix("yun-kvm-test-").tempfile().map_err(|e| format!("cannot make its disk: {e}"))?;
+    let disk = tempfile::Builder::new()
+        .prefix("yun-kvm-test-")
+        .tempfile()
+        .map_err(|e| format!("cannot make its disk: {e}"))?;
     std::fs::write(disk.path(), boot_disk()).map_err(|e| format!("cannot write its disk: {e}"))?;
     let mut command = Command::new(program);
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-m", "64", "-serial", "stdio"]);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-machine",
+        "q35",
+        "-m",
+        "64",
+        "-serial",
+        "stdio",
+    ]);
     command.args(["-accel", accel, "-cpu", cpu, "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-drive"]);
     command.arg(format!("file={},format=raw,if=virtio,readonly=on", disk.path().display()));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -149,7 +172,9 @@ async fn test_guest(program: &str, accel: &str, cpu: &str, limit: Duration) -> R
     }
     let child = command.spawn().map_err(|e| format!("cannot start QEMU: {e}"))?;
     let output = tokio::time::timeout(limit, child.wait_with_output()).await;
-    let output = output.map_err(|_| format!("it hung for {} seconds", limit.as_secs()))?.map_err(|e| format!("cannot wait for QEMU: {e}"))?;
+    let output = output
+        .map_err(|_| format!("it hung for {} seconds", limit.as_secs()))?
+        .map_err(|e| format!("cannot wait for QEMU: {e}"))?;
     if output.stdout.ends_with(MARKER) && output.status.code() == Some(i32::from(GOODBYE) * 2 + 1) {
         return Ok(());
     }

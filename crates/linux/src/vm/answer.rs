@@ -52,7 +52,8 @@ async fn introduce(host: &Host, network: &Connection) {
 }
 
 async fn add_neighbour(host: &Host, network: &Connection) -> io::Result<()> {
-    let mac = parse_mac(&network.mac).ok_or_else(|| io::Error::other(format!("{} is no hardware address", network.mac)))?;
+    let mac =
+        parse_mac(&network.mac).ok_or_else(|| io::Error::other(format!("{} is no hardware address", network.mac)))?;
     let index = interface(&host.bridge(network.network)).or_else(|_| interface(&network.tap))?;
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let connection = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));

@@ -93,7 +93,12 @@ fn list_keys(text: &mut String, field: &str, keys: &[String]) {
 /// A YAML scalar: plain where that is safe, because small guests read it with a few lines of shell.
 fn scalar(text: &str) -> String {
     let first_is_plain = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if first_is_plain && !text.contains(": ") && !text.contains(" #") && !text.ends_with(':') && !text.chars().any(char::is_control) {
+    if first_is_plain
+        && !text.contains(": ")
+        && !text.contains(" #")
+        && !text.ends_with(':')
+        && !text.chars().any(char::is_control)
+    {
         return text.to_owned();
     }
     // JSON strings are YAML strings.

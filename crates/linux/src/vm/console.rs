@@ -187,7 +187,7 @@ impl Listener {
 async fn carry(serial: PathBuf, shared: Arc<Shared>, mut input: mpsc::Receiver<Bytes>) {
     let mut deadline = Instant::now() + PATIENCE;
     while !shared.is_over() {
-        match UnixStream::connect(&serial).await {
+        match super::socket::connect(&serial).await {
             Ok(stream) => {
                 exchange(stream, &shared, &mut input).await;
                 deadline = Instant::now() + PATIENCE;

@@ -102,7 +102,10 @@ pub(super) async fn ensure(files: &Files, name: &Name, base: Option<&Path>, aske
 /// Makes the disk of a VM that does not run larger.
 pub(super) async fn grow(files: &Files, name: &Name, to: Bytes) -> Result<()> {
     let disk = files.disk().display().to_string();
-    qemu_img(&["resize", "-q", "-f", "qcow2", &disk, &to.0.to_string()]).await.map(drop).map_err(|e| failed(name, "grow", e))
+    qemu_img(&["resize", "-q", "-f", "qcow2", &disk, &to.0.to_string()])
+        .await
+        .map(drop)
+        .map_err(|e| failed(name, "grow", e))
 }
 
 fn failed(name: &Name, verb: &str, error: DriverError) -> DriverError {
@@ -159,7 +162,11 @@ mod tests {
         let base = image(dir.path(), "8M").await;
         checked.check(&base, "image small").await.unwrap();
         let broken = dir.path().join("broken.qcow2");
-        for (content, why) in [(b"QFI".to_vec(), "cut short"), (vec![7; 4096], "no qcow2"), (std::fs::read(&base).unwrap()[..512].to_vec(), "damaged")] {
+        for (content, why) in [
+            (b"QFI".to_vec(), "cut short"),
+            (vec![7; 4096], "no qcow2"),
+            (std::fs::read(&base).unwrap()[..512].to_vec(), "damaged"),
+        ] {
             std::fs::write(&broken, content).unwrap();
             let error = checked.check(&broken, "image small").await.unwrap_err();
             assert_eq!(error.kind, ErrorKind::Damaged, "{error}");

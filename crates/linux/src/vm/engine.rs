@@ -45,7 +45,10 @@ pub(super) async fn version(program: &str) -> Result<Version> {
     let qemu = Program { name: program, package: "qemu-system-x86", limit: Duration::from_secs(20) };
     let printed = qemu.run(&["--version"], None).await.map_err(named)?;
     Version::parse(&printed.out).ok_or_else(|| {
-        let message = format!("{program} --version printed {:?}, which names no version: reinstall qemu-system-x86", printed.out.trim());
+        let message = format!(
+            "{program} --version printed {:?}, which names no version: reinstall qemu-system-x86",
+            printed.out.trim()
+        );
         DriverError::unavailable("QemuBroken", message)
     })
 }
@@ -77,10 +80,30 @@ const MEANINGS: [(&[&str], ErrorKind, &str, &str); 9] = [
         "NoMemory",
         "the host has not enough free memory for it; stop other instances or give it less memory",
     ),
-    (&["/dev/net/tun", "resource busy"], ErrorKind::Conflict, "TapBusy", "another process has its network interface open; end that process"),
-    (&["/dev/net/tun"], ErrorKind::Unavailable, "TapFailed", "its network interface cannot be opened; load the kernel module tun and run yun as root"),
-    (&["lock", "Is another process using the image"], ErrorKind::Conflict, "DiskInUse", "another process has its disk open; end that process"),
-    (&["PID file"], ErrorKind::Conflict, "AlreadyRuns", "another QEMU of this VM is still there; wait until it has ended, or end it"),
+    (
+        &["/dev/net/tun", "resource busy"],
+        ErrorKind::Conflict,
+        "TapBusy",
+        "another process has its network interface open; end that process",
+    ),
+    (
+        &["/dev/net/tun"],
+        ErrorKind::Unavailable,
+        "TapFailed",
+        "its network interface cannot be opened; load the kernel module tun and run yun as root",
+    ),
+    (
+        &["lock", "Is another process using the image"],
+        ErrorKind::Conflict,
+        "DiskInUse",
+        "another process has its disk open; end that process",
+    ),
+    (
+        &["PID file"],
+        ErrorKind::Conflict,
+        "AlreadyRuns",
+        "another QEMU of this VM is still there; wait until it has ended, or end it",
+    ),
     (
         &["load PC BIOS"],
         ErrorKind::Unavailable,
@@ -93,7 +116,12 @@ const MEANINGS: [(&[&str], ErrorKind, &str, &str); 9] = [
         "FirmwareMissing",
         "a boot ROM is missing; run apt-get install --reinstall seabios qemu-system-data",
     ),
-    (&["No space left"], ErrorKind::NoSpace, "DiskFull", "the disk of the host is full; free some space, for example with yun image rm"),
+    (
+        &["No space left"],
+        ErrorKind::NoSpace,
+        "DiskFull",
+        "the disk of the host is full; free some space, for example with yun image rm",
+    ),
     (
         &["KVM"],
         ErrorKind::Unavailable,
@@ -110,9 +138,18 @@ pub(super) fn start_failure(vm: &str, printed: &str) -> DriverError {
     if let Some((_, kind, reason, meaning)) = found {
         return DriverError::new(*kind, reason, format!("cannot start VM {vm}: {meaning} ({said})"));
     }
-    let damaged = ["not in qcow2 format", "is corrupt", "Could not open backing file", "could not load kernel", "invalid kernel", "linux kernel too old"];
+    let damaged = [
+        "not in qcow2 format",
+        "is corrupt",
+        "Could not open backing file",
+        "could not load kernel",
+        "invalid kernel",
+        "linux kernel too old",
+    ];
     if damaged.iter().any(|piece| printed.contains(piece)) {
-        let message = format!("cannot start VM {vm}: its disk or its image is damaged; check the image with yun image verify ({said})");
+        let message = format!(
+            "cannot start VM {vm}: its disk or its image is damaged; check the image with yun image verify ({said})"
+        );
         return DriverError::new(ErrorKind::Damaged, "ImageDamaged", message);
     }
     DriverError::new(ErrorKind::Internal, "QemuFailed", format!("cannot start VM {vm}: {said}"))
@@ -142,8 +179,14 @@ mod tests {
     fn failures_get_a_cause_and_a_way_out() {
         for (printed, reason) in [
             ("qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", "NoMemory"),
-            ("qemu: -netdev tap,ifname=yt1: could not configure /dev/net/tun (yt1): Device or resource busy", "TapBusy"),
-            ("qemu: -device virtio-blk: Failed to get \"write\" lock\nIs another process using the image [/x]?", "DiskInUse"),
+            (
+                "qemu: -netdev tap,ifname=yt1: could not configure /dev/net/tun (yt1): Device or resource busy",
+                "TapBusy",
+            ),
+            (
+                "qemu: -device virtio-blk: Failed to get \"write\" lock\nIs another process using the image [/x]?",
+                "DiskInUse",
+            ),
             ("qemu: could not load PC BIOS 'bios-256k.bin'", "FirmwareMissing"),
             ("qemu: -blockdev x: Image is not in qcow2 format", "ImageDamaged"),
             ("Could not access KVM kernel module: No such file or directory", "KvmBroken"),

@@ -153,9 +153,16 @@ impl Files {
         let path = self.dir.join("plan.json");
         read_json(&path).map_err(|e| {
             if e.kind() == io::ErrorKind::NotFound {
-                return DriverError::new(ErrorKind::NotFound, "NotPrepared", format!("{} holds no prepared VM; prepare it first", self.dir.display()));
+                return DriverError::new(
+                    ErrorKind::NotFound,
+                    "NotPrepared",
+                    format!("{} holds no prepared VM; prepare it first", self.dir.display()),
+                );
             }
-            let message = format!("the plan of a VM, {}, is damaged: {e}; it is written again by the next change of the instance", path.display());
+            let message = format!(
+                "the plan of a VM, {}, is damaged: {e}; it is written again by the next change of the instance",
+                path.display()
+            );
             DriverError::new(ErrorKind::Damaged, "StateDamaged", message).with(e)
         })
     }

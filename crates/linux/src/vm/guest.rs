@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use std::{io, path::Path, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
     time::timeout,
 };
 
@@ -18,7 +17,7 @@ pub(super) async fn shut_down(socket: &Path) -> bool {
 }
 
 async fn ask(socket: &Path) -> io::Result<()> {
-    let (reader, mut writer) = UnixStream::connect(socket).await?.into_split();
+    let (reader, mut writer) = super::socket::connect(socket).await?.into_split();
     let mut lines = BufReader::new(reader).lines();
     // The answer carries our number: what an earlier conversation left in the channel does not.
     let number = std::process::id();

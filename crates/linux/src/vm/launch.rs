@@ -12,12 +12,7 @@ use nix::{
     unistd::setsid,
 };
 use serde_json::{Value, json};
-use std::{
-    io,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    process::Stdio,
-};
+use std::{io, os::unix::fs::OpenOptionsExt, path::Path, process::Stdio};
 use tokio::process::{Child, Command};
 use yun_drivers::{DriverError, ErrorKind, Result};
 use yun_types::Accel;
@@ -113,10 +108,16 @@ fn channels(args: &mut Arguments, files: &Files) {
     let socket = |id: &str, path: &Path| format!("socket,id={id},path={},server=on,wait=off", quoted(path));
     args.add("-chardev", socket("control", &files.qmp()));
     args.add("-mon", "chardev=control,mode=control");
-    args.add("-chardev", format!("file,id=journal,path={},append=on,input-path={}", quoted(&files.journal()), quoted(&files.hello())));
+    args.add(
+        "-chardev",
+        format!("file,id=journal,path={},append=on,input-path={}", quoted(&files.journal()), quoted(&files.hello())),
+    );
     args.add("-mon", "chardev=journal,mode=control");
     // The log is open for appending so that it can be cut while QEMU writes.
-    args.add("-chardev", format!("{},logfile={},logappend=on", socket("serial", &files.serial()), quoted(&files.console_log())));
+    args.add(
+        "-chardev",
+        format!("{},logfile={},logappend=on", socket("serial", &files.serial()), quoted(&files.console_log())),
+    );
     args.add("-device", "isa-serial,chardev=serial");
     args.add("-device", "virtio-serial-pci");
     args.add("-chardev", socket("agent", &files.agent()));
@@ -150,7 +151,10 @@ fn network(args: &mut Arguments, plan: &Plan, on: Circumstances) {
     let vhost = if on.vhost { ",vhost=on" } else { "" };
     args.add("-netdev", format!("tap,id=net,ifname={},script=no,downscript=no{vhost}", network.tap));
     // An empty ROM file: nothing boots from the network, and firmware need not try.
-    args.add("-device", format!("virtio-net-pci,netdev=net,id=net,mac={},host_mtu={},romfile=", network.mac, network.mtu));
+    args.add(
+        "-device",
+        format!("virtio-net-pci,netdev=net,id=net,mac={},host_mtu={},romfile=", network.mac, network.mtu),
+    );
 }
 
 fn boot(args: &mut Arguments, plan: &Plan) {
@@ -182,7 +186,13 @@ pub(super) fn spawn(program: &str, plan: &Plan, files: &Files, on: Circumstances
         }
     }
     std::fs::write(files.hello(), HELLO).map_err(wrong)?;
-    let words = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(files.words()).map_err(wrong)?;
+    let words = std::fs::File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(files.words())
+        .map_err(wrong)?;
     let mut command = Command::new(program);
     command.args(arguments(plan, files, on)).current_dir("/").stdin(Stdio::null());
     command.stdout(words.try_clone().map_err(wrong)?).stderr(words);
@@ -195,7 +205,8 @@ pub(super) fn spawn(program: &str, plan: &Plan, files: &Files, on: Circumstances
             Ok(())
         });
     }
-    let child = command.spawn().map_err(|e| if e.kind() == io::ErrorKind::NotFound { missing().with(e) } else { wrong(e) })?;
+    let child =
+        command.spawn().map_err(|e| if e.kind() == io::ErrorKind::NotFound { missing().with(e) } else { wrong(e) })?;
     let process = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Process::of);
     process.map(|process| (child, process)).ok_or_else(|| start_failure(name.as_str(), &files.said()))
 }
@@ -207,14 +218,19 @@ pub(super) fn check(plan: &Plan, files: &Files) -> Result<()> {
         // QEMU would make an interface of that name, connected to nothing.
         let tap = &network.tap;
         if !Path::new("/sys/class/net").join(tap).exists() {
-            let message = format!("cannot start VM {name}: its network interface {tap} is not there; it comes back when its network is set up again");
+            let message = format!(
+                "cannot start VM {name}: its network interface {tap} is not there; it comes back when its network is set up again"
+            );
             return Err(DriverError::unavailable("TapMissing", message));
         }
     }
     let direct = plan.kernel.iter().flat_map(|boot| std::iter::once(&boot.kernel).chain(&boot.initrd));
     for path in direct.chain(&plan.base).chain(&[files.disk(), files.cidata()]) {
         if let Err(e) = std::fs::File::open(path) {
-            let message = format!("cannot start VM {name}: {} cannot be opened: {e}; check its image with yun image verify", path.display());
+            let message = format!(
+                "cannot start VM {name}: {} cannot be opened: {e}; check its image with yun image verify",
+                path.display()
+            );
             return Err(DriverError::new(ErrorKind::Damaged, "ImageDamaged", message).with(e));
         }
     }
@@ -265,7 +281,9 @@ mod tests {
         assert!(!line(&plan, Accel::Tcg).contains("-kernel"));
         let cmdline = "root=/dev/vda quiet".to_owned();
         plan.kernel = Some(DirectBoot { kernel: "/k".into(), initrd: Some("/i".into()), cmdline });
-        assert!(line(&plan, Accel::Tcg).ends_with("-kernel\n/k\n-initrd\n/i\n-append\nroot=/dev/vda quiet console=ttyS0"));
+        assert!(
+            line(&plan, Accel::Tcg).ends_with("-kernel\n/k\n-initrd\n/i\n-append\nroot=/dev/vda quiet console=ttyS0")
+        );
         assert_eq!(with_console("console=ttyS0,115200 quiet"), "console=ttyS0,115200 quiet");
         assert_eq!(with_console(""), "console=ttyS0");
     }

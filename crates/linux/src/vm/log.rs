@@ -146,7 +146,12 @@ impl Reader {
     }
 
     /// Sends lines until the end; if `follow`, until `runs` turns false. Stops when nobody reads any more.
-    pub(super) async fn send_all(mut self, follow: bool, runs: impl Fn() -> bool, to: mpsc::Sender<io::Result<LogLine>>) {
+    pub(super) async fn send_all(
+        mut self,
+        follow: bool,
+        runs: impl Fn() -> bool,
+        to: mpsc::Sender<io::Result<LogLine>>,
+    ) {
         loop {
             // Asked before reading: what is written before the end is read after the answer.
             let more_may_come = follow && runs();
@@ -294,7 +299,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_follower_reads_on_until_the_end() {
-        use std::{io::Write, sync::{Arc, atomic::{AtomicBool, Ordering}}};
+        use std::{
+            io::Write,
+            sync::{
+                Arc,
+                atomic::{AtomicBool, Ordering},
+            },
+        };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = File::create(&path).unwrap();

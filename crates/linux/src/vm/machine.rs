@@ -125,7 +125,11 @@ impl Machine {
     }
 
     /// A connection to its QEMU for the length of `operation`.
-    async fn ask<T>(&self, limit: Duration, operation: impl AsyncFnOnce(&Qmp) -> Result<T, QmpError>) -> Result<T, QmpError> {
+    async fn ask<T>(
+        &self,
+        limit: Duration,
+        operation: impl AsyncFnOnce(&Qmp) -> Result<T, QmpError>,
+    ) -> Result<T, QmpError> {
         let _turn = self.monitor.lock().await;
         let qmp = Qmp::connect(&self.files.qmp(), limit).await?;
         operation(&qmp).await
@@ -155,7 +159,11 @@ impl Machine {
     /// What is true now.
     pub(super) async fn observe(&self) -> Observed {
         let Some(run) = self.current() else {
-            return if self.files.last_run().is_some() { Observed::Ended { exit: self.last_exit() } } else { Observed::Absent };
+            return if self.files.last_run().is_some() {
+                Observed::Ended { exit: self.last_exit() }
+            } else {
+                Observed::Absent
+            };
         };
         let status = self.ask(ANSWER_LIMIT, async |qmp| qmp.status().await).await;
         if !run.is_alive() {
@@ -191,7 +199,10 @@ impl Machine {
             }
             Err(_) => {
                 self.kill(&run).await?;
-                let message = format!("VM {} did not begin to run within {START_LIMIT:?}: the host is overloaded; try again", plan.name);
+                let message = format!(
+                    "VM {} did not begin to run within {START_LIMIT:?}: the host is overloaded; try again",
+                    plan.name
+                );
                 Err(DriverError::new(ErrorKind::Timeout, "StartTimeout", message))
             }
         }
@@ -259,7 +270,10 @@ impl Machine {
         let Some(held) = run.process.hold().map_err(wrong)? else { return Ok(()) };
         held.signal(Signal::SIGKILL).map_err(wrong)?;
         timeout(KILL_LIMIT, dead(&held)).await.map_err(|_| {
-            let message = format!("the QEMU of VM {name}, process {}, does not die: a disk it waits for does not answer", run.process.pid);
+            let message = format!(
+                "the QEMU of VM {name}, process {}, does not die: a disk it waits for does not answer",
+                run.process.pid
+            );
             DriverError::new(ErrorKind::Timeout, "CannotKill", message)
         })?;
         self.ended().await;
@@ -271,15 +285,25 @@ impl Machine {
         if self.current().is_none() {
             return super::disk::grow(&self.files, &plan.name, to).await;
         }
-        self.command("block_resize", json!({"node-name": "disk", "size": to.0})).await.map(drop).map_err(|e| self.failed("grow the disk of", e))
+        self.command("block_resize", json!({"node-name": "disk", "size": to.0}))
+            .await
+            .map(drop)
+            .map_err(|e| self.failed("grow the disk of", e))
     }
 
     /// Why the guest does not answer, with its last words.
     pub(super) fn boot_failure(&self, waited: Duration) -> DriverError {
         let name = self.name();
         let tail = log::last_lines(&self.files.console_log(), 8);
-        let tail = if tail.is_empty() { "its console is empty: is its disk bootable?".to_owned() } else { format!("its console ends with: {tail}") };
-        let message = format!("VM {name} does not answer on its network after {} s; {tail} (see yun console {name})", waited.as_secs());
+        let tail = if tail.is_empty() {
+            "its console is empty: is its disk bootable?".to_owned()
+        } else {
+            format!("its console ends with: {tail}")
+        };
+        let message = format!(
+            "VM {name} does not answer on its network after {} s; {tail} (see yun console {name})",
+            waited.as_secs()
+        );
         DriverError::new(ErrorKind::Timeout, "BootTimeout", message)
     }
 }

@@ -19,6 +19,7 @@ mod machine;
 mod process;
 mod qmp;
 mod share;
+mod socket;
 mod watch;
 
 pub use accel::AccelChoice;
@@ -41,7 +42,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{OnceCell, mpsc};
-use yun_drivers::{Attachment, DriverError, ErrorKind, InstanceDriver, InstanceHandle, LocalImage, Observed, Port, Result};
+use yun_drivers::{
+    Attachment, DriverError, ErrorKind, InstanceDriver, InstanceHandle, LocalImage, Observed, Port, Result,
+};
 use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
 use yun_types::{Arch, DesiredInstance, DriverFacts, Exit, InstanceId, InstanceKind, VmBoot};
 
@@ -110,7 +113,9 @@ impl VmDriver {
 fn check_image(instance: &DesiredInstance, image: &LocalImage) -> Result<()> {
     let (name, of) = (&instance.name, &instance.image.name);
     if image.kind != InstanceKind::Vm {
-        let message = format!("cannot make VM {name} from image {of}: that is a container image; make a container of it or choose a VM image");
+        let message = format!(
+            "cannot make VM {name} from image {of}: that is a container image; make a container of it or choose a VM image"
+        );
         return Err(DriverError::bad_request("WrongImageKind", message));
     }
     if image.disk.is_none() && image.kernel.is_none() {
@@ -119,7 +124,8 @@ fn check_image(instance: &DesiredInstance, image: &LocalImage) -> Result<()> {
     }
     let Some(kernel) = &image.kernel else { return Ok(()) };
     let found = kernel_arch(kernel).map_err(|e| {
-        let message = format!("cannot make VM {name}: the kernel of image {of} cannot be read: {e}; import the image again");
+        let message =
+            format!("cannot make VM {name}: the kernel of image {of} cannot be read: {e}; import the image again");
         DriverError::new(ErrorKind::Damaged, "ImageDamaged", message).with(e)
     })?;
     match found {
@@ -154,7 +160,11 @@ fn plan_of(instance: &DesiredInstance, image: &LocalImage, network: Option<&Atta
         Some(VmBoot::Disk) => None,
         None => image.kernel.as_ref().map(|_| String::new()),
     };
-    let kernel = cmdline.zip(image.kernel.clone()).map(|(cmdline, kernel)| DirectBoot { kernel, initrd: image.initrd.clone(), cmdline });
+    let kernel = cmdline.zip(image.kernel.clone()).map(|(cmdline, kernel)| DirectBoot {
+        kernel,
+        initrd: image.initrd.clone(),
+        cmdline,
+    });
     let network = network.map(|attachment| connection_of(instance, attachment)).transpose()?;
     Ok(Plan {
         id: instance.id,
@@ -170,11 +180,20 @@ fn plan_of(instance: &DesiredInstance, image: &LocalImage, network: Option<&Atta
 
 fn connection_of(instance: &DesiredInstance, attachment: &Attachment) -> Result<Connection> {
     let Port::Tap { interface } = &attachment.port else {
-        let message = format!("cannot connect VM {}: it was given the network of a container; detach it and try again", instance.name);
+        let message = format!(
+            "cannot connect VM {}: it was given the network of a container; detach it and try again",
+            instance.name
+        );
         return Err(DriverError::new(ErrorKind::Internal, "WrongPort", message));
     };
     let nic = &attachment.nic;
-    Ok(Connection { network: attachment.network, tap: interface.clone(), mac: nic.mac.clone(), address: nic.address, mtu: attachment.mtu })
+    Ok(Connection {
+        network: attachment.network,
+        tap: interface.clone(),
+        mac: nic.mac.clone(),
+        address: nic.address,
+        mtu: attachment.mtu,
+    })
 }
 
 /// Writes the cloud-init volume if it differs from the one that is there. A running guest keeps the one it started with.
@@ -183,7 +202,8 @@ fn write_cidata(files: &Files, instance: &DesiredInstance, network: Option<&Atta
     if std::fs::read(&path).is_ok_and(|there| there == volume) {
         return Ok(());
     }
-    files::replace(&path, &volume).map_err(|e| DriverError::io(format!("write the cloud-init volume of VM {}", instance.name), e))
+    files::replace(&path, &volume)
+        .map_err(|e| DriverError::io(format!("write the cloud-init volume of VM {}", instance.name), e))
 }
 
 #[async_trait]
@@ -192,15 +212,23 @@ impl InstanceDriver for VmDriver {
         let facts = |ready, engine, accel, message| DriverFacts { driver: "vm".into(), ready, engine, accel, message };
         let (version, verdict) = match self.facts().await {
             Ok(found) => found,
-            Err(error) if error.kind == ErrorKind::Unavailable => return Ok(facts(false, None, None, Some(error.message))),
+            Err(error) if error.kind == ErrorKind::Unavailable => {
+                return Ok(facts(false, None, None, Some(error.message)));
+            }
             Err(error) => return Err(error),
         };
-        let old = (*version < engine::OLDEST).then(|| format!("QEMU {version} is older than {}, the oldest that is tried; upgrade it", engine::OLDEST));
+        let old = (*version < engine::OLDEST)
+            .then(|| format!("QEMU {version} is older than {}, the oldest that is tried; upgrade it", engine::OLDEST));
         let message = verdict.message.iter().chain(&old).cloned().reduce(|a, b| format!("{a}; {b}"));
         Ok(facts(true, Some(format!("QEMU {version}")), Some(verdict.accel), message))
     }
 
-    async fn prepare(&self, instance: &DesiredInstance, image: &LocalImage, network: Option<&Attachment>) -> Result<InstanceHandle> {
+    async fn prepare(
+        &self,
+        instance: &DesiredInstance,
+        image: &LocalImage,
+        network: Option<&Attachment>,
+    ) -> Result<InstanceHandle> {
         check_image(instance, image)?;
         let plan = plan_of(instance, image, network)?;
         let machine = self.machine(instance.id);
@@ -292,7 +320,9 @@ impl InstanceDriver for VmDriver {
         // The sockets first: while the directory with the disk is there, a removal that was cut short can be seen and finished.
         for path in [&machine.files.run, &machine.files.dir] {
             match std::fs::remove_dir_all(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(DriverError::io(format!("remove {}", path.display()), e)),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(DriverError::io(format!("remove {}", path.display()), e));
+                }
                 _ => {}
             }
         }
@@ -302,7 +332,9 @@ impl InstanceDriver for VmDriver {
 
     async fn exec(&self, handle: &InstanceHandle, _request: ExecRequest) -> Result<Session> {
         let name = self.machine(handle.id).name();
-        let message = format!("{name} is a VM, and nothing from outside starts processes in it: use yun ssh {name}, or yun console {name}");
+        let message = format!(
+            "{name} is a VM, and nothing from outside starts processes in it: use yun ssh {name}, or yun console {name}"
+        );
         Err(DriverError::unavailable("NoExecInVm", message))
     }
 
@@ -310,7 +342,9 @@ impl InstanceDriver for VmDriver {
         let machine = self.machine(handle.id);
         if machine.current().is_none() {
             let name = machine.name();
-            let message = format!("cannot open the console of VM {name}: it does not run; start it with yun start {name}, or read yun logs {name}");
+            let message = format!(
+                "cannot open the console of VM {name}: it does not run; start it with yun start {name}, or read yun logs {name}"
+            );
             return Err(DriverError::new(ErrorKind::Conflict, "NotRunning", message));
         }
         Ok(machine.console.open(machine.files.serial()))
@@ -319,7 +353,8 @@ impl InstanceDriver for VmDriver {
     async fn logs(&self, id: InstanceId, request: LogRequest) -> Result<BoxStream<'static, io::Result<LogLine>>> {
         let machine = self.machine(id);
         let opened = log::Reader::open(&machine.files.console_log(), &request);
-        let opened = opened.map_err(|e| DriverError::io(format!("read the console log of VM {}", machine.name()), e))?;
+        let opened =
+            opened.map_err(|e| DriverError::io(format!("read the console log of VM {}", machine.name()), e))?;
         let Some(reader) = opened else {
             machine.files.plan()?;
             return Ok(futures::stream::empty().boxed());

@@ -5,6 +5,7 @@
 //! costs less than a millisecond. Nothing here depends on a version's schema.
 //! Protocol: <https://www.qemu.org/docs/master/interop/qmp-spec.html>.
 
+use super::socket::connect;
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -18,10 +19,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::unix::{OwnedReadHalf, OwnedWriteHalf},
     sync::oneshot,
     time::timeout,
 };
@@ -76,12 +74,15 @@ pub(super) struct Qmp {
 impl Qmp {
     /// Connects and negotiates. `limit` covers the wait for the greeting, which comes only when QEMU has built the machine.
     pub(super) async fn connect(path: &Path, limit: Duration) -> Result<Self, QmpError> {
-        let stream = UnixStream::connect(path).await.map_err(QmpError::Connect)?;
-        let (reader, writer) = stream.into_split();
-        let mut lines = BufReader::new(reader).lines();
-        let greeting = timeout(limit, lines.next_line()).await;
-        let greeting = greeting.map_err(|_| QmpError::Timeout { command: "greeting".into(), limit })?;
-        let greeting = greeting.map_err(|_| QmpError::Closed)?.ok_or(QmpError::Closed)?;
+        let greet = async {
+            let stream = connect(path).await.map_err(QmpError::Connect)?;
+            let (reader, writer) = stream.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            let greeting = lines.next_line().await.map_err(|_| QmpError::Closed)?.ok_or(QmpError::Closed)?;
+            Ok((greeting, lines, writer))
+        };
+        let late = |_| Err(QmpError::Timeout { command: "greeting".into(), limit });
+        let (greeting, lines, writer) = timeout(limit, greet).await.unwrap_or_else(late)?;
         let parsed: Option<Value> = serde_json::from_str(&greeting).ok();
         if parsed.is_none_or(|v| v.get("QMP").is_none()) {
             return Err(QmpError::Protocol(greeting.chars().take(120).collect()));
@@ -104,7 +105,12 @@ impl Qmp {
     }
 
     /// Runs a command within `limit`.
-    pub(super) async fn execute_within(&self, command: &str, arguments: Value, limit: Duration) -> Result<Value, QmpError> {
+    pub(super) async fn execute_within(
+        &self,
+        command: &str,
+        arguments: Value,
+        limit: Duration,
+    ) -> Result<Value, QmpError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         match locked(&self.waiting).as_mut() {
@@ -171,10 +177,13 @@ mod tests {
     use super::*;
     use tokio::{net::UnixListener, task::JoinHandle};
 
-    const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}"#;
+    const GREETING: &str =
+        r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}"#;
 
     /// A QEMU of a few lines: answers each request with what `script` makes of it.
-    fn fake(script: impl Fn(&Value) -> Vec<String> + Send + 'static) -> (tempfile::TempDir, std::path::PathBuf, JoinHandle<()>) {
+    fn fake(
+        script: impl Fn(&Value) -> Vec<String> + Send + 'static,
+    ) -> (tempfile::TempDir, std::path::PathBuf, JoinHandle<()>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("qmp");
         let listener = UnixListener::bind(&path).unwrap();
@@ -185,7 +194,11 @@ mod tests {
             writer.write_all(format!("{GREETING}\r\n").as_bytes()).await.unwrap();
             while let Ok(Some(line)) = lines.next_line().await {
                 let request: Value = serde_json::from_str(&line).unwrap();
-                let answers = if request["execute"] == "qmp_capabilities" { vec![json!({"return": {}, "id": request["id"]}).to_string()] } else { script(&request) };
+                let answers = if request["execute"] == "qmp_capabilities" {
+                    vec![json!({"return": {}, "id": request["id"]}).to_string()]
+                } else {
+                    script(&request)
+                };
                 for answer in answers {
                     if answer == "hang up" {
                         return;
@@ -197,7 +210,7 @@ mod tests {
         (dir, path, task)
     }
 
-    async fn connect(path: &Path) -> Qmp {
+    async fn client(path: &Path) -> Qmp {
         Qmp::connect(path, Duration::from_secs(10)).await.unwrap()
     }
 
@@ -215,21 +228,26 @@ mod tests {
                 Some(first) => vec![
                     json!({"return": "second", "id": request["id"]}).to_string(),
                     "rubbish".into(),
-                    json!({"event": "RESET", "data": {"guest": true}, "timestamp": {"seconds": 1, "microseconds": 2}}).to_string(),
+                    json!({"event": "RESET", "data": {"guest": true}, "timestamp": {"seconds": 1, "microseconds": 2}})
+                        .to_string(),
                     json!({"return": "first", "id": first}).to_string(),
                 ],
             }
         });
-        let qmp = connect(&path).await;
+        let qmp = client(&path).await;
         let (first, second) = tokio::join!(qmp.execute("one", Value::Null), qmp.execute("two", json!({"x": 1})));
         assert_eq!((first.unwrap(), second.unwrap()), (json!("first"), json!("second")));
     }
 
     #[tokio::test]
     async fn a_refusal_carries_the_words_of_qemu() {
-        let (_dir, path, _task) =
-            fake(|request| vec![json!({"error": {"class": "GenericError", "desc": "Device 'x' not found"}, "id": request["id"]}).to_string()]);
-        let error = connect(&path).await.execute("device_del", json!({"id": "x"})).await.unwrap_err();
+        let (_dir, path, _task) = fake(|request| {
+            vec![
+                json!({"error": {"class": "GenericError", "desc": "Device 'x' not found"}, "id": request["id"]})
+                    .to_string(),
+            ]
+        });
+        let error = client(&path).await.execute("device_del", json!({"id": "x"})).await.unwrap_err();
         assert_eq!(error.to_string(), "QEMU refused device_del: Device 'x' not found");
     }
 
@@ -239,7 +257,7 @@ mod tests {
             Some("query-status") => vec![json!({"return": {"status": "running"}, "id": request["id"]}).to_string()],
             _ => vec![],
         });
-        let qmp = connect(&path).await;
+        let qmp = client(&path).await;
         let error = qmp.execute_within("silent", Value::Null, Duration::from_millis(30)).await.unwrap_err();
         assert!(matches!(&error, QmpError::Timeout { command, .. } if command == "silent"), "{error}");
         assert_eq!(qmp.status().await.unwrap(), "running");
@@ -248,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_qemu_ends_every_wait() {
         let (_dir, path, _task) = fake(|_| vec!["hang up".into()]);
-        let qmp = connect(&path).await;
+        let qmp = client(&path).await;
         assert!(matches!(qmp.execute("quit", Value::Null).await.unwrap_err(), QmpError::Closed));
         assert!(matches!(qmp.execute("quit", Value::Null).await.unwrap_err(), QmpError::Closed));
     }

@@ -117,7 +117,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let read = |file: &str| std::fs::read_to_string(root.path().join("yun-1/i").join(file)).unwrap();
         join_in(&Hierarchy::V1(root.path().into()), "yun-1", "i", Cpu(500), 42).unwrap();
-        assert_eq!((read("cpu.shares"), read("cpu.cfs_quota_us"), read("cgroup.procs")), ("512".into(), "50000".into(), "42".into()));
+        assert_eq!(
+            (read("cpu.shares"), read("cpu.cfs_quota_us"), read("cgroup.procs")),
+            ("512".into(), "50000".into(), "42".into())
+        );
         join_in(&Hierarchy::V1(root.path().into()), "yun-1", "i", Cpu(2000), 42).unwrap();
         assert_eq!((read("cpu.shares"), read("cpu.cfs_quota_us")), ("2048".into(), "-1".into()));
         join_in(&Hierarchy::V2(root.path().into()), "yun-1", "i", Cpu(1500), 42).unwrap();

@@ -50,7 +50,10 @@ fn images_that_no_vm_starts_from_are_refused_by_name() {
     let refusal = |image: &LocalImage| check_image(&web, image).unwrap_err();
     let arm = LocalImage { kernel: Some(kernel(dir.path(), 56, b"ARM\x64")), ..image() };
     let error = refusal(&arm);
-    assert_eq!(error.message, format!("cannot make VM web: image small is for arm64, and this node is {}", Arch::host()));
+    assert_eq!(
+        error.message,
+        format!("cannot make VM web: image small is for arm64, and this node is {}", Arch::host())
+    );
     assert_eq!(error.kind, ErrorKind::BadRequest);
     assert_eq!(refusal(&LocalImage { kind: InstanceKind::Container, ..image() }).reason, "WrongImageKind");
     assert_eq!(refusal(&LocalImage { disk: None, ..image() }).kind, ErrorKind::Damaged);
@@ -112,7 +115,8 @@ async fn a_run_that_went_down_with_the_host_has_no_exit() {
     machine.files.write_plan(&plan).unwrap();
     // This very process, but in another boot: the same numbers, and yet not it.
     let process = process::Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-    let run = Run { process, boot_id: "another".into(), since: chrono::Utc::now(), accel: yun_types::Accel::Tcg, exit: None };
+    let run =
+        Run { process, boot_id: "another".into(), since: chrono::Utc::now(), accel: yun_types::Accel::Tcg, exit: None };
     machine.files.write_run(&run).unwrap();
     let handle = driver.handle(&plan, None);
     assert_eq!(driver.recover(&handle).await.unwrap(), Observed::Ended { exit: None });

@@ -4,8 +4,7 @@
 
 use super::{
     files::{Files, Run},
-    journal,
-    log,
+    journal, log,
     process::Process,
 };
 use std::{process::ExitStatus, time::Duration};
@@ -81,7 +80,9 @@ async fn death(process: Process, child: Option<Child>) -> Option<ExitStatus> {
 
 /// How a run that is over ended. Reads only.
 pub(super) fn how_it_ended(files: &Files, run: &Run, status: Option<ExitStatus>) -> Exit {
-    run.exit.unwrap_or_else(|| journal::exit(journal::shutdown(&files.journal()).as_ref(), status, &files.said(), chrono::Utc::now()))
+    run.exit.unwrap_or_else(|| {
+        journal::exit(journal::shutdown(&files.journal()).as_ref(), status, &files.said(), chrono::Utc::now())
+    })
 }
 
 /// Writes the end down, unless it is known or a newer run has begun.

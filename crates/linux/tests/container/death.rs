@@ -224,7 +224,9 @@ async fn following_survives_the_death_of_the_shim() {
     world.said(handle.id, "first").await;
     let follow = world.driver.logs(handle.id, LogRequest { follow: true, ..Default::default() }).await.unwrap();
     let following = tokio::spawn(follow.try_collect::<Vec<_>>());
-    kill_hard(world.pids(handle.id).1);
+    let shim = world.pids(handle.id).1;
+    kill_hard(shim);
+    gone(shim).await;
     within(world.driver.stop(&handle, PATIENCE)).await.unwrap();
     let lines = within(following).await.unwrap().unwrap();
     let texts: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect();

@@ -99,7 +99,6 @@ async fn the_process_ends_when_its_person_leaves() {
     for terminal in [None, Some(WindowSize { columns: 80, rows: 24 })] {
         let command = ["sh", "-c", "trap '' HUP; sleep 4242 & sleep 4242; true"].map(str::to_owned).to_vec();
         let mut session = world.driver.exec(&handle, ExecRequest { command, terminal, ..Default::default() }).await.unwrap();
-        eprintln!("terminal {terminal:?}");
         until("it runs", || strangers_are(&world, handle.id, 3)).await;
         (session.input, _) = mpsc::channel(1);
         until("nothing of it is left", || strangers_are(&world, handle.id, 0)).await;

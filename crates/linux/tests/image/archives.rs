@@ -2,7 +2,10 @@
 
 use crate::node::{Node, Tar, made, rootfs};
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::{FileTypeExt, MetadataExt}};
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+};
 use yun_drivers::{ErrorKind, ImageDriver};
 use yun_types::{Arch, Digest};
 
@@ -61,7 +64,8 @@ impl Layout {
 
     fn tar(&self) -> Vec<u8> {
         let index = json!({"schemaVersion": 2, "manifests": self.manifests});
-        let mut tar = Tar::new().file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#).file("index.json", &index.to_string());
+        let mut tar =
+            Tar::new().file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#).file("index.json", &index.to_string());
         for (digest, bytes) in &self.blobs {
             tar = tar.add(tar::EntryType::Regular, &digest.replace("sha256:", "blobs/sha256/"), "", bytes, |_| {});
         }
@@ -75,8 +79,21 @@ fn host() -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn layers_stack_with_whiteouts_and_are_shared() {
-    let base = Tar::new().dir("etc").file("etc/gone", "x").file("etc/kept", "lower").file("opaque/lower", "x").file("again/lower", "x").bytes();
-    let top = Tar::new().file("etc/.wh.gone", "").file("opaque/.wh..wh..opq", "").file("opaque/upper", "y").file(".wh.again", "").file("again/upper", "y").file("usr/lib/os-release", "PRETTY_NAME='Two layers'\n").bytes();
+    let base = Tar::new()
+        .dir("etc")
+        .file("etc/gone", "x")
+        .file("etc/kept", "lower")
+        .file("opaque/lower", "x")
+        .file("again/lower", "x")
+        .bytes();
+    let top = Tar::new()
+        .file("etc/.wh.gone", "")
+        .file("opaque/.wh..wh..opq", "")
+        .file("opaque/upper", "y")
+        .file(".wh.again", "")
+        .file("again/upper", "y")
+        .file("usr/lib/os-release", "PRETTY_NAME='Two layers'\n")
+        .bytes();
     let mut layout = Layout::default();
     layout.image(&host(), &[base.clone(), top]);
     let node = Node::new();
@@ -84,25 +101,44 @@ async fn layers_stack_with_whiteouts_and_are_shared() {
     let image = node.images.open(&facts.digest).await.unwrap();
     assert_eq!(facts.description.as_deref(), Some("Two layers"));
     let config = image.config;
-    assert_eq!((config.entrypoint, config.command, config.env), (vec!["/entry".into()], vec!["serve".into()], vec!["A=b".to_owned()]));
-    assert_eq!((config.user.as_deref(), config.workdir.as_deref(), config.stop_signal.as_deref()), (Some("7:8"), Some("/srv"), Some("SIGQUIT")));
+    assert_eq!(
+        (config.entrypoint, config.command, config.env),
+        (vec!["/entry".into()], vec!["serve".into()], vec!["A=b".to_owned()])
+    );
+    assert_eq!(
+        (config.user.as_deref(), config.workdir.as_deref(), config.stop_signal.as_deref()),
+        (Some("7:8"), Some("/srv"), Some("SIGQUIT"))
+    );
     let upper = &image.layers[1];
     let gone = fs::symlink_metadata(upper.join("etc/gone")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
     for opaque in ["opaque", "again"] {
-        assert_eq!(xattr::get(upper.join(opaque), "trusted.overlay.opaque").unwrap().as_deref(), Some(&b"y"[..]), "{opaque}");
+        assert_eq!(
+            xattr::get(upper.join(opaque), "trusted.overlay.opaque").unwrap().as_deref(),
+            Some(&b"y"[..]),
+            "{opaque}"
+        );
     }
     node.images.verify(&facts.digest).await.unwrap();
 
     // As a container sees it.
     let merged = tempfile::tempdir().unwrap();
     let options = format!("lowerdir={}:{}", upper.display(), image.layers[0].display());
-    let mounted = nix::mount::mount(Some("overlay"), merged.path(), Some("overlay"), nix::mount::MsFlags::MS_RDONLY, Some(&*options));
+    let mounted = nix::mount::mount(
+        Some("overlay"),
+        merged.path(),
+        Some("overlay"),
+        nix::mount::MsFlags::MS_RDONLY,
+        Some(&*options),
+    );
     if let Err(e) = mounted {
         eprintln!("SKIPPED: overlayfs cannot be mounted here: {e}");
     } else {
         let names = |dir: &str| {
-            let mut names: Vec<String> = fs::read_dir(merged.path().join(dir)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<String> = fs::read_dir(merged.path().join(dir))
+                .unwrap()
+                .map(|e| e.unwrap().file_name().into_string().unwrap())
+                .collect();
             names.sort();
             names
         };
@@ -203,7 +239,12 @@ async fn docker_archives_with_several_images_or_another_processor_are_refused() 
         let name = format!("{}.json", hash(config.as_bytes()).replace("sha256:", ""));
         let one = json!({"Config": name, "RepoTags": ["web:1"], "Layers": ["a/layer.tar"]});
         let manifest = Value::from(vec![one; count]).to_string();
-        Tar::new().file(&name, &config).add(tar::EntryType::Regular, "b/layer.tar", "", &rootfs(), |_| {}).symlink("a/layer.tar", "../b/layer.tar").file("manifest.json", &manifest).bytes()
+        Tar::new()
+            .file(&name, &config)
+            .add(tar::EntryType::Regular, "b/layer.tar", "", &rootfs(), |_| {})
+            .symlink("a/layer.tar", "../b/layer.tar")
+            .file("manifest.json", &manifest)
+            .bytes()
     };
     let facts = node.import(&archive(&host(), 1)).await.unwrap();
     assert!(node.layer(&facts.digest).await.join("bin/sh").exists());

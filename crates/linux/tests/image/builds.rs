@@ -45,7 +45,8 @@ async fn busybox_is_built_in_a_moment_and_always_the_same() {
     assert_eq!(String::from_utf8_lossy(&inside(&["sh", "-c", "echo it works | cat"]).stdout), "it works\n");
     assert!(inside(&["/usr/bin/env", "true"]).status.success());
     assert!(inside(&["sh", "-c", "ls /www/index.html && id -un && busybox httpd --help"]).status.success());
-    let served = ImageRecipe { entrypoint: vec!["httpd".into()], command: vec!["-f".into()], ..recipe(RecipeBase::Busybox) };
+    let served =
+        ImageRecipe { entrypoint: vec!["httpd".into()], command: vec!["-f".into()], ..recipe(RecipeBase::Busybox) };
     let served = build(&node, &served).await.unwrap();
     assert_eq!(node.layer(&served.digest).await, root);
     let config = served.config.unwrap();
@@ -89,7 +90,11 @@ fn free_port() -> u16 {
 /// The volume with the instance's settings.
 fn settings(path: &Path, files: &[(&str, String)]) {
     let mut bytes = vec![0u8; 1 << 20];
-    fatfs::format_volume(&mut Cursor::new(&mut bytes[..]), fatfs::FormatVolumeOptions::new().volume_label(*b"cidata     ")).unwrap();
+    fatfs::format_volume(
+        &mut Cursor::new(&mut bytes[..]),
+        fatfs::FormatVolumeOptions::new().volume_label(*b"cidata     "),
+    )
+    .unwrap();
     let volume = fatfs::FileSystem::new(Cursor::new(&mut bytes[..]), fatfs::FsOptions::new()).unwrap();
     for (name, text) in files {
         volume.root_dir().create_file(name).unwrap().write_all(text.as_bytes()).unwrap();
@@ -105,15 +110,40 @@ impl Guest {
         let (ssh_port, console, monitor) = (free_port(), node.path("console"), node.path("monitor"));
         let drive = |file: &str, format: &str| format!("if=virtio,file={},format={format}", node.path(file).display());
         let spawned = Command::new("qemu-system-x86_64")
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", memory])
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-machine",
+                "q35",
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max",
+                "-m",
+                memory,
+            ])
             .arg("-kernel")
             .arg(image.kernel.as_ref().unwrap())
             .arg("-initrd")
             .arg(image.initrd.as_ref().unwrap())
             .args(["-append", cmdline, "-serial", &format!("file:{}", console.display())])
             .args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())])
-            .args(["-drive", &drive("disk.qcow2", "qcow2"), "-drive", &drive("settings", "raw"), "-device", "virtio-rng-pci"])
-            .args(["-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{ssh_port}-:22"), "-device", "virtio-net-pci,netdev=net,romfile="])
+            .args([
+                "-drive",
+                &drive("disk.qcow2", "qcow2"),
+                "-drive",
+                &drive("settings", "raw"),
+                "-device",
+                "virtio-rng-pci",
+            ])
+            .args([
+                "-netdev",
+                &format!("user,id=net,hostfwd=tcp:127.0.0.1:{ssh_port}-:22"),
+                "-device",
+                "virtio-net-pci,netdev=net,romfile=",
+            ])
             .stdin(Stdio::null())
             .spawn();
         match spawned {
@@ -149,7 +179,17 @@ impl Guest {
 
     fn ssh(&self, node: &Node, user: &str, command: &str) -> String {
         let output = Command::new("ssh")
-            .args(["-q", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "ConnectTimeout=60"])
+            .args([
+                "-q",
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "ConnectTimeout=60",
+            ])
             .args(["-p", &self.ssh_port.to_string(), "-i"])
             .arg(node.path("key"))
             .args([&format!("{user}@127.0.0.1"), command])
@@ -165,7 +205,11 @@ impl Guest {
         monitor.write_all(b"system_powerdown\n").unwrap();
         let deadline = Instant::now() + limit;
         while self.child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "it did not go down within {limit:?}; the console says:\n{}", self.console());
+            assert!(
+                Instant::now() < deadline,
+                "it did not go down within {limit:?}; the console says:\n{}",
+                self.console()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -182,7 +226,10 @@ fn instance(node: &Node, user_data: impl FnOnce(&str) -> String, disk: &[&str]) 
     let network = "version: 2\nethernets:\n  eth0:\n    match:\n      macaddress: \"52:54:00:12:34:56\"\n    addresses:\n      - 10.0.2.15/24\n    \
                    routes:\n      - to: 0.0.0.0/0\n        via: 10.0.2.2\n    nameservers:\n      addresses:\n        - 10.0.2.3\n      search:\n        \
                    - default.yun\n    mtu: 1450\n";
-    settings(&node.path("settings"), &[("meta-data", meta), ("user-data", user_data(&public)), ("network-config", network.to_owned())]);
+    settings(
+        &node.path("settings"),
+        &[("meta-data", meta), ("user-data", user_data(&public)), ("network-config", network.to_owned())],
+    );
     made("qemu-img", &[&["create", "-q", "-f", "qcow2"], disk].concat())
 }
 
@@ -205,12 +252,19 @@ async fn the_small_vm_boots_lets_its_owner_in_keeps_its_disk_and_goes_down() {
     let Some(mut guest) = Guest::boot(&node, &image, "256M") else { return };
     guest.wait_for_ssh(Duration::from_secs(120));
     eprintln!("SSH answers after {:?}", began.elapsed());
-    assert_eq!(guest.ssh(&node, "root", "hostname; cat /etc/resolv.conf"), "web\nsearch default.yun\nnameserver 10.0.2.3\n");
+    assert_eq!(
+        guest.ssh(&node, "root", "hostname; cat /etc/resolv.conf"),
+        "web\nsearch default.yun\nnameserver 10.0.2.3\n"
+    );
     assert!(guest.ssh(&node, "root", "ip addr show eth0; ip route").contains("mtu 1450"));
     assert_eq!(guest.ssh(&node, "yun", "id -un; echo kept >~/file"), "yun\n");
     let host_key = guest.ssh(&node, "root", "dropbearkey -y -f /etc/dropbear/host_key | tail -n 1");
     // The script may still be running when the first login is through.
-    let ran = guest.ssh(&node, "root", "for n in 1 2 3 4 5 6 7 8 9; do [ -s /root/ran ] && break; sleep 1; done; cat /root/ran");
+    let ran = guest.ssh(
+        &node,
+        "root",
+        "for n in 1 2 3 4 5 6 7 8 9; do [ -s /root/ran ] && break; sleep 1; done; cat /root/ran",
+    );
     assert_eq!(ran, "web ran it\n");
     guest.power_down(&node, Duration::from_secs(60));
 
@@ -222,6 +276,33 @@ async fn the_small_vm_boots_lets_its_owner_in_keeps_its_disk_and_goes_down() {
     assert!(guest.console().contains("web is up at 10.0.2.15/24 with 1 SSH keys"), "{}", guest.console());
 }
 
+/// A build that nobody waits for any more ends with all of its processes.
+async fn given_up_in_the_middle(node: &Node) {
+    let work = Followed::default();
+    let begun = async {
+        while !work.progress().borrow().message.contains("essential packages") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    let debian = recipe(RecipeBase::Debian);
+    tokio::select! {
+        built = node.images.build(&debian, &work) => panic!("{built:?}"),
+        () = begun => {}
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !node.parts().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", node.parts());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mine = format!("{}", node.dir.path().display());
+    let left = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|e| fs::read_to_string(e.path().join("cmdline")).is_ok_and(|c| c.contains(&mine)));
+    assert_eq!(left.count(), 0);
+}
+
 /// Takes minutes of processor time: runs only when it is asked for.
 const SLOW: &str = "YUN_SLOW_TESTS";
 
@@ -231,7 +312,9 @@ async fn debian_is_built_as_container_and_as_vm() {
         return eprintln!("SKIPPED: set {SLOW}=1 to build and boot Debian");
     }
     let node = Node::new();
-    let with_package = ImageRecipe { packages: vec!["hello".into()], entrypoint: vec!["hello".into()], ..recipe(RecipeBase::Debian) };
+    given_up_in_the_middle(&node).await;
+    let with_package =
+        ImageRecipe { packages: vec!["hello".into()], entrypoint: vec!["hello".into()], ..recipe(RecipeBase::Debian) };
     let Some(facts) = build(&node, &with_package).await else { return };
     assert!(facts.description.as_deref().unwrap().starts_with("Debian GNU/Linux"), "{facts:?}");
     node.images.verify(&facts.digest).await.unwrap();
@@ -240,8 +323,14 @@ async fn debian_is_built_as_container_and_as_vm() {
     let facts = build(&node, &recipe(RecipeBase::DebianVm)).await.unwrap();
     let image = node.images.open(&facts.digest).await.unwrap();
     let base = image.disk.as_ref().unwrap().display().to_string();
-    let cloud_config = |key: &str| format!("#cloud-config\nhostname: web\nssh_authorized_keys:\n  - {key}runcmd:\n  - echo ran >/root/ran\n");
-    if !instance(&node, cloud_config, &["-b", &base, "-F", "qcow2", &node.path("disk.qcow2").display().to_string(), "4G"]) {
+    let cloud_config = |key: &str| {
+        format!("#cloud-config\nhostname: web\nssh_authorized_keys:\n  - {key}runcmd:\n  - echo ran >/root/ran\n")
+    };
+    if !instance(
+        &node,
+        cloud_config,
+        &["-b", &base, "-F", "qcow2", &node.path("disk.qcow2").display().to_string(), "4G"],
+    ) {
         return;
     }
     let began = Instant::now();
@@ -249,7 +338,8 @@ async fn debian_is_built_as_container_and_as_vm() {
     guest.wait_for_ssh(Duration::from_secs(300));
     eprintln!("SSH answers after {:?}", began.elapsed());
     assert_eq!(guest.ssh(&node, "yun", "hostname; sudo id -un"), "web\nroot\n");
-    let ran = guest.ssh(&node, "root", "for n in $(seq 30); do [ -s /root/ran ] && break; sleep 1; done; cat /root/ran");
+    let ran =
+        guest.ssh(&node, "root", "for n in $(seq 30); do [ -s /root/ran ] && break; sleep 1; done; cat /root/ran");
     assert_eq!(ran, "ran\n");
     let size: u64 = guest.ssh(&node, "root", "df --output=size -k / | tail -n 1").trim().parse().unwrap();
     assert!(size > 3 << 20, "the file system fills the disk: {size} KiB");

@@ -24,7 +24,10 @@ fn text(path: &Path) -> &str {
 fn node_with_disks() -> Option<Node> {
     let node = Node::limited(ImageLimits { max_disk: Bytes::gib(1), ..ImageLimits::default() });
     raw(&node.path("disk.raw"), 8 << 20);
-    let made = made("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", text(&node.path("disk.raw")), text(&node.path("disk.qcow2"))]);
+    let made = made(
+        "qemu-img",
+        &["convert", "-f", "raw", "-O", "qcow2", text(&node.path("disk.raw")), text(&node.path("disk.qcow2"))],
+    );
     made.then_some(node)
 }
 

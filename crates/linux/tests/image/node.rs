@@ -45,7 +45,9 @@ impl Node {
 
     pub(crate) async fn import_as(&self, bytes: &[u8], options: &ImportOptions) -> Result<ImageFacts, DriverError> {
         let chunks: Vec<_> = bytes.chunks(70_000).map(|c| Ok(Chunk::copy_from_slice(c))).collect();
-        self.images.import(ImageSource::Upload(futures::stream::iter(chunks).boxed()), options, &Followed::default()).await
+        self.images
+            .import(ImageSource::Upload(futures::stream::iter(chunks).boxed()), options, &Followed::default())
+            .await
     }
 
     pub(crate) async fn import_file(&self, path: &Path) -> Result<ImageFacts, DriverError> {
@@ -57,7 +59,9 @@ impl Node {
         let mut parts = vec![];
         for dir in ["blobs/sha256", "layers", "manifests", "staging"] {
             let path = self.host.images().join(dir);
-            parts.extend(fs::read_dir(path).into_iter().flatten().map(|e| format!("{dir}/{}", e.unwrap().file_name().display())));
+            parts.extend(
+                fs::read_dir(path).into_iter().flatten().map(|e| format!("{dir}/{}", e.unwrap().file_name().display())),
+            );
         }
         parts.sort();
         parts
@@ -80,7 +84,14 @@ impl Tar {
     pub(crate) fn new() -> Self {
         Self(tar::Builder::new(vec![]))
     }
-    pub(crate) fn add(mut self, kind: EntryType, name: &str, link: &str, bytes: &[u8], change: impl FnOnce(&mut Header)) -> Self {
+    pub(crate) fn add(
+        mut self,
+        kind: EntryType,
+        name: &str,
+        link: &str,
+        bytes: &[u8],
+        change: impl FnOnce(&mut Header),
+    ) -> Self {
         let mut header = Header::new_gnu();
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
@@ -111,7 +122,12 @@ impl Tar {
 
 /// A small root file system.
 pub(crate) fn rootfs() -> Vec<u8> {
-    Tar::new().dir("bin").file("bin/sh", "a shell").dir("etc").file("etc/os-release", "PRETTY_NAME=\"Test 1\"\n").bytes()
+    Tar::new()
+        .dir("bin")
+        .file("bin/sh", "a shell")
+        .dir("etc")
+        .file("etc/os-release", "PRETTY_NAME=\"Test 1\"\n")
+        .bytes()
 }
 
 /// Runs a program that a test needs; `None`, said aloud, if it is not installed.

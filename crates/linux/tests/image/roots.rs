@@ -41,7 +41,10 @@ async fn a_root_file_system_keeps_owners_modes_links_times_and_capabilities() {
     let root = node.layer(&facts.digest).await;
     let meta = |name: &str| fs::symlink_metadata(root.join(name)).unwrap();
     assert_eq!(meta("").permissions().mode() & 0o7777, 0o755, "the root stays passable");
-    assert_eq!((meta("usr/bin/sudo").mode() & 0o7777, meta("usr/bin/sudo").uid(), meta("usr/bin/sudo").gid()), (0o4755, 7, 8));
+    assert_eq!(
+        (meta("usr/bin/sudo").mode() & 0o7777, meta("usr/bin/sudo").uid(), meta("usr/bin/sudo").gid()),
+        (0o4755, 7, 8)
+    );
     assert_eq!(meta("usr/bin/sudo").ino(), meta("usr/bin/sudoedit").ino());
     assert_eq!(meta("usr/bin/sudo").mtime(), 1_000_000);
     assert!(root.join("usr/bin/through-the-link").exists());
@@ -113,11 +116,17 @@ async fn each_compression_gives_the_same_image() {
 async fn the_checksum_and_the_format_are_what_was_said_or_it_is_refused() {
     let node = Node::new();
     let wrong = "0".repeat(64).parse().unwrap();
-    let error = node.import_as(&rootfs(), &ImportOptions { checksum: Some(wrong), ..ImportOptions::default() }).await.unwrap_err();
+    let error = node
+        .import_as(&rootfs(), &ImportOptions { checksum: Some(wrong), ..ImportOptions::default() })
+        .await
+        .unwrap_err();
     assert_eq!((error.kind, error.reason), (ErrorKind::Damaged, "ChecksumMismatch"));
     assert_eq!(error.message.matches("sha256:").count(), 2, "{error}");
     for said in [ImageFormat::Qcow2, ImageFormat::Raw, ImageFormat::OciLayout, ImageFormat::DockerArchive] {
-        let error = node.import_as(&rootfs(), &ImportOptions { format: Some(said), ..ImportOptions::default() }).await.unwrap_err();
+        let error = node
+            .import_as(&rootfs(), &ImportOptions { format: Some(said), ..ImportOptions::default() })
+            .await
+            .unwrap_err();
         assert_eq!(error.reason, "UnknownFormat");
         assert!(error.message.contains(&said.to_string()), "{error}");
     }
@@ -132,8 +141,10 @@ async fn the_checksum_and_the_format_are_what_was_said_or_it_is_refused() {
         assert_eq!((error.kind, error.reason), (ErrorKind::BadRequest, "UnknownFormat"));
         assert!(error.message.contains(why), "{error}");
     }
-    let config = ContainerConfig { entrypoint: vec!["/bin/sh".into()], user: Some("7".into()), ..ContainerConfig::default() };
-    let options = ImportOptions { config: Some(config.clone()), format: Some(ImageFormat::Rootfs), ..ImportOptions::default() };
+    let config =
+        ContainerConfig { entrypoint: vec!["/bin/sh".into()], user: Some("7".into()), ..ContainerConfig::default() };
+    let options =
+        ImportOptions { config: Some(config.clone()), format: Some(ImageFormat::Rootfs), ..ImportOptions::default() };
     assert_eq!(node.import_as(&rootfs(), &options).await.unwrap().config, Some(config));
     assert_eq!(node.parts().len(), 2);
 }
@@ -143,7 +154,8 @@ async fn truncated_and_flipped_archives_leave_nothing() {
     let node = Node::new();
     let tar = Tar::new().file("a", &"x".repeat(100_000)).file("b", "y").bytes();
     // Noise, so that the compressed file is long enough to be cut anywhere.
-    let noise: String = (0..100_000u32).map(|n| char::from(b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26)).collect();
+    let noise: String =
+        (0..100_000u32).map(|n| char::from(b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26)).collect();
     let noisy = gzip(&Tar::new().file("noise", &noise).bytes());
     for bytes in [&tar[..600], &tar[..50_000], &noisy[..noisy.len() / 2], &noisy[..noisy.len() - 4]] {
         let error = node.import(bytes).await.unwrap_err();
@@ -162,7 +174,12 @@ async fn truncated_and_flipped_archives_leave_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_are_kept() {
-    let limits = ImageLimits { max_image: Bytes(200_000), max_unpacked: Bytes(100_000), max_entries: 10, ..ImageLimits::default() };
+    let limits = ImageLimits {
+        max_image: Bytes(200_000),
+        max_unpacked: Bytes(100_000),
+        max_entries: 10,
+        ..ImageLimits::default()
+    };
     let node = Node::limited(limits);
     let files = |count: usize| (0..count).fold(Tar::new(), |tar, n| tar.file(&format!("f{n}"), "x")).bytes();
     assert!(node.import(&files(10)).await.is_ok());

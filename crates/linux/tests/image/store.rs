@@ -6,7 +6,10 @@ use futures::StreamExt;
 use std::{fs, io, path::Path, time::Duration};
 use yun_drivers::{ErrorKind, ImageDriver, ImageSource, ImportOptions};
 use yun_engine::work::Followed;
-use yun_linux::{host::Host, image::{ImageLimits, LinuxImages}};
+use yun_linux::{
+    host::Host,
+    image::{ImageLimits, LinuxImages},
+};
 use yun_types::{Bytes, ContainerConfig};
 
 fn with_command(command: &str) -> ImportOptions {
@@ -30,6 +33,18 @@ async fn a_layer_is_kept_once_and_goes_with_its_last_image() {
     node.images.remove(&two.digest).await.unwrap();
     assert_eq!(node.parts(), Vec::<String>::new());
     node.images.remove(&two.digest).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn importing_again_repairs_a_layer_that_others_share() {
+    let node = Node::new();
+    let one = node.import_as(&rootfs(), &with_command("one")).await.unwrap();
+    let two = node.import_as(&rootfs(), &with_command("two")).await.unwrap();
+    fs::write(node.layer(&one.digest).await.join("bin/sh"), "a worse one").unwrap();
+    assert_eq!(node.images.verify(&two.digest).await.unwrap_err().kind, ErrorKind::Damaged);
+    node.images.remove(&one.digest).await.unwrap();
+    assert_eq!(node.import_as(&rootfs(), &with_command("one")).await.unwrap(), one);
+    node.images.verify(&two.digest).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +136,10 @@ async fn cancelling_ends_an_upload_that_waits() {
 async fn sources_that_stall_or_break_are_given_up() {
     let node = Node::limited(ImageLimits { stall: Duration::from_millis(100), ..ImageLimits::default() });
     let import = async |stream: futures::stream::BoxStream<'static, io::Result<Chunk>>| {
-        node.images.import(ImageSource::Upload(stream), &ImportOptions::default(), &Followed::default()).await.unwrap_err()
+        node.images
+            .import(ImageSource::Upload(stream), &ImportOptions::default(), &Followed::default())
+            .await
+            .unwrap_err()
     };
     let stalls = futures::stream::iter([Ok(Chunk::from_static(b"abc"))]).chain(futures::stream::pending());
     assert_eq!(import(stalls.boxed()).await.reason, "SourceStalled");
@@ -150,7 +168,11 @@ async fn what_a_crash_left_is_swept_and_what_lives_is_not() {
             tokio::task::yield_now().await;
         }
         assert!(node.images.probe().await.unwrap().ready);
-        assert_eq!(node.parts().iter().filter(|p| p.starts_with("staging/")).count(), 1, "the running import keeps its own");
+        assert_eq!(
+            node.parts().iter().filter(|p| p.starts_with("staging/")).count(),
+            1,
+            "the running import keeps its own"
+        );
         work.cancel();
     };
     let (import, ()) = tokio::join!(waiting, sweeping);
@@ -165,7 +187,13 @@ struct SmallDisk(tempfile::TempDir);
 impl SmallDisk {
     fn new(size: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), Some(&*format!("size={size}")));
+        let mounted = nix::mount::mount(
+            Some("tmpfs"),
+            dir.path(),
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            Some(&*format!("size={size}")),
+        );
         match mounted {
             Ok(()) => Some(Self(dir)),
             Err(e) => {
@@ -199,8 +227,60 @@ async fn a_full_disk_says_so_at_every_step_and_leaves_nothing() {
         assert_eq!(images.list().await.unwrap(), []);
     }
     let Some(disk) = SmallDisk::new("50m") else { return };
-    let images = LinuxImages::new(&Host::open(disk.0.path()).unwrap(), ImageLimits { keep_free: Bytes::mib(100), ..ImageLimits::default() });
+    let images = LinuxImages::new(
+        &Host::open(disk.0.path()).unwrap(),
+        ImageLimits { keep_free: Bytes::mib(100), ..ImageLimits::default() },
+    );
     let source = ImageSource::Upload(futures::stream::iter([Ok(Chunk::from(tar))]).boxed());
     let error = images.import(source, &ImportOptions::default(), &Followed::default()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NoSpace, "the reserve is kept: {error}");
+}
+
+/// Answers every request with the same bytes, on a port of its own.
+async fn serve(answer: Vec<u8>) -> (String, tokio::task::JoinHandle<()>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/image.tar", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(&answer).await;
+            });
+        }
+    });
+    (url, task)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_come_over_http_or_it_is_said_why_not() {
+    let node = Node::new();
+    let import = async |url: &str| {
+        let work = Followed::default();
+        node.images.import(ImageSource::Url(url.to_owned()), &ImportOptions::default(), &work).await
+    };
+    let answer = |status: &str, length: usize, body: &[u8]| {
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+        [head.as_bytes(), body].concat()
+    };
+    let (url, server) = serve(answer("200 OK", rootfs().len(), &rootfs())).await;
+    assert_eq!(import(&url).await.unwrap(), node.import(&rootfs()).await.unwrap());
+    let (short, cut) = serve(answer("200 OK", rootfs().len() + 1, &rootfs())).await;
+    let error = import(&short).await.unwrap_err();
+    assert_eq!(error.reason, "SourceTruncated", "{error}");
+    let (missing, absent) = serve(answer("404 Not Found", 0, b"")).await;
+    let error = import(&missing).await.unwrap_err();
+    assert!(error.kind == ErrorKind::BadRequest && error.message.contains("404"), "{error}");
+    for task in [server, cut, absent] {
+        task.abort();
+        let _ = task.await;
+    }
+    let error = import(&url).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Unavailable && error.message.contains(&url), "{error}");
+    for bad in ["ftp://host/image", "/etc/passwd", "file:///etc/passwd", ""] {
+        assert_eq!(import(bad).await.unwrap_err().reason, "BadUrl", "{bad}");
+    }
+    assert_eq!(node.parts().len(), 2);
 }

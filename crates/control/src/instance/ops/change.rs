@@ -5,7 +5,7 @@ use crate::{
     auth::Caller,
     core::Control,
     error::Refusal,
-    instance::{Pool, Promise, add_write, catch_up, happened, leaving, locate},
+    instance::{Pool, Promise, add_write, catch_up, leaving, locate},
     operation::{self, reference},
     rows::InstanceRow,
 };
@@ -161,7 +161,6 @@ impl<'a> Request<'a> {
         c.operations.cache.wait_for(out.rev).await?;
         drop(promise);
         if changed {
-            happened(c, Some(before), after.as_ref());
             c.wake_instances.wake();
         }
         let row = c.operations.cache.get(&[&operation.metadata.id.to_string()]);

@@ -6,7 +6,7 @@ use crate::{
     core::Control,
     error::{Refusal, nearest},
     image,
-    instance::{NETWORK, Pool, Promise, catch_up, happened},
+    instance::{NETWORK, Pool, Promise, catch_up},
     operation::{self, reference},
     rows::{ExplanationRow, ImageRow, InstanceRow, NetworkRow, NodeRow, ProjectRow},
 };
@@ -58,7 +58,6 @@ pub async fn create(
         );
         match write(c, caller, &ground, &draft, &operation).await {
             Ok(()) => {
-                happened(c, None, Some(&draft.instance));
                 operation.status.progress = yun_plan::operation::progress(&operation, Some(&draft.instance));
                 return Ok(operation::ops::find(c, caller, yun_types::OperationId(operation.metadata.id))
                     .await

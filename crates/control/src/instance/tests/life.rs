@@ -20,7 +20,7 @@ async fn a_launch_goes_from_the_request_to_a_running_instance() {
     assert!(web.status.address.unwrap().octets()[3] == 2 && web.status.mac.as_ref().unwrap().starts_with("02:"));
     assert_eq!(end.status.progress.message, format!("instance web runs on node a at {}", web.status.address.unwrap()));
     assert_eq!(web.status.image.unwrap().digest, container_image(1).digest);
-    assert_eq!(cloud.events("web"), ["Created", "Scheduled", "Started"]);
+    cloud.tells("web", &["Created", "Scheduled", "Started"]).await;
 
     let desired = node.desired("web").unwrap();
     assert_eq!(
@@ -70,7 +70,7 @@ async fn a_launch_that_fails_says_why() {
     let failure = cloud.end(&operation).await.status.error.unwrap();
     assert_eq!(failure.code, "EntrypointNotFound");
     assert_eq!(failure.message, "instance web failed: the image has no /bin/nope; name another with --entrypoint");
-    assert_eq!(cloud.events("web"), ["Created", "Scheduled", "EntrypointNotFound"]);
+    cloud.tells("web", &["Created", "Scheduled", "EntrypointNotFound"]).await;
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn stop_start_pause_resume_and_restart_reach_the_node_and_end() {
     let web = cloud.instance("web").unwrap();
     assert_eq!((web.metadata.generation, web.spec.restart_count, web.status.restart_count), (Generation(6), 1, 1));
     assert_eq!(node.desired("web").unwrap().generation, Generation(6));
-    assert_eq!(cloud.events("web")[3..], ["Stopped", "Started", "Paused", "Resumed"]);
+    cloud.tells("web", &["Stopped", "Started", "Paused", "Resumed"]).await;
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn deletion_ends_when_the_node_says_that_nothing_is_left() {
     assert_eq!(cloud.end(&operation).await.status.state, OperationState::Succeeded);
     assert_eq!(cloud.instance("web"), None);
     assert!(cloud.c.explanations.get(&[&web.metadata.id.to_string()]).await.unwrap().is_none());
-    assert_eq!(cloud.events("web")[3..], ["Deleting", "Deleted"]);
+    cloud.tells("web", &["Deleting", "Deleted"]).await;
 }
 
 #[tokio::test]
@@ -282,6 +282,6 @@ async fn a_silent_node_loses_its_instances_and_gets_them_back() {
     assert!(text(cloud.act("web", InstanceAction::Stop).await).contains("node a is silent; bring the node back"));
     yun_api::node::ControlLink::heartbeat(&node.link, node.id, NodeUsage::default()).await.unwrap();
     cloud.reaches("web", InstanceState::Running).await;
-    assert_eq!(cloud.events("web")[2..], ["Started", "Lost", "Returned"]);
-    assert_eq!(cloud.events("a")[1..], ["Lost", "Returned"]);
+    cloud.tells("web", &["Started", "Lost", "Returned"]).await;
+    cloud.tells("a", &["Lost", "Returned"]).await;
 }

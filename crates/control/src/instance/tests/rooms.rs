@@ -33,13 +33,13 @@ async fn who_waits_is_placed_when_room_comes() {
         (InstanceState::Pending, 1, Some("node a: short of 1 cpu and 1 GiB memory"))
     );
     assert_eq!(why.unblock[1], "ask for at most cpu:1,memory:1Gi,disk:39Gi, which is free on node a");
-    assert_eq!(cloud.events("late"), ["Created", "Waiting"]);
+    cloud.tells("late", &["Created", "Waiting"]).await;
 
     let delete = cloud.delete("big").await.unwrap();
     cloud.end(&delete).await;
     assert_eq!(cloud.end(&operation).await.status.state, OperationState::Succeeded);
     assert_eq!(cloud.explain("late").await.summary, "on node a, the only node");
-    assert_eq!(cloud.events("late"), ["Created", "Waiting", "Scheduled", "Started"]);
+    cloud.tells("late", &["Created", "Waiting", "Scheduled", "Started"]).await;
 }
 
 #[tokio::test]

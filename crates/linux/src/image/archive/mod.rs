@@ -48,10 +48,15 @@ impl Archive {
             // Names that lead out are refused when they are unpacked; here they are just not found.
             let Ok(name) = EntryName::parse(&entry.name) else { continue };
             match entry.kind {
-                EntryType::Regular | EntryType::Continuous => drop(files.insert(name.path().to_owned(), (entry.offset, entry.size))),
+                EntryType::Regular | EntryType::Continuous => {
+                    files.insert(name.path().to_owned(), (entry.offset, entry.size));
+                }
                 // Old versions of docker save store a layer that occurs twice as a link.
-                EntryType::Symlink => links.push((name.path().to_owned(), name.parent().join(String::from_utf8_lossy(&entry.link).as_ref()))),
-                EntryType::Link => links.push((name.path().to_owned(), PathBuf::from(String::from_utf8_lossy(&entry.link).as_ref()))),
+                EntryType::Symlink => links
+                    .push((name.path().to_owned(), name.parent().join(String::from_utf8_lossy(&entry.link).as_ref()))),
+                EntryType::Link => {
+                    links.push((name.path().to_owned(), PathBuf::from(String::from_utf8_lossy(&entry.link).as_ref())))
+                }
                 _ => {}
             }
             if files.len() + links.len() > MOST_FILES {
@@ -74,7 +79,9 @@ impl Archive {
 
     /// The bytes of a file of the archive.
     fn open(&self, name: &str) -> Result<(std::io::Take<File>, u64)> {
-        let missing = || fault::damaged(format!("the archive is incomplete: it names {name} but does not hold it; save it again"));
+        let missing = || {
+            fault::damaged(format!("the archive is incomplete: it names {name} but does not hold it; save it again"))
+        };
         let (offset, size) = self.files.get(&normal(Path::new(name))).copied().ok_or_else(missing)?;
         let opened = File::open(&self.path).and_then(|mut f| f.seek(SeekFrom::Start(offset)).map(|_| f));
         Ok((opened.map_err(|e| DriverError::io("read the archive", e))?.take(size), size))
@@ -126,12 +133,20 @@ pub(super) struct Ready {
 }
 
 /// Takes an archive in, whatever its kind.
-pub(super) fn take_in(spooled: &Spooled, options: &ImportOptions, store: &Store, staging: &Staging, job: &Job) -> Result<Ready> {
+pub(super) fn take_in(
+    spooled: &Spooled,
+    options: &ImportOptions,
+    store: &Store,
+    staging: &Staging,
+    job: &Job,
+) -> Result<Ready> {
     let path = decompress(spooled, staging, job)?;
     let archive = Archive::index(&path, job)?;
     let format = archive.format();
     if let Some(said) = options.format.filter(|said| *said != format) {
-        return Err(fault::unknown_format(format!("the archive is of format {format}, not {said} as was said; leave the format out, or correct it")));
+        return Err(fault::unknown_format(format!(
+            "the archive is of format {format}, not {said} as was said; leave the format out, or correct it"
+        )));
     }
     let mut layers = Layers::new(store, staging, job);
     let config = match format {
@@ -166,9 +181,15 @@ fn rootfs(path: &Path, layers: &mut Layers<'_>, job: &Job) -> Result<()> {
     let size = file.metadata().map_err(|e| DriverError::io("read the archive", e))?.len();
     // Each byte is written once and read once more for the file list.
     let mut meter = Meter::new(job, "unpacking", (SPOOLED, 95), Some(size * 2));
-    layers.add(BufReader::with_capacity(1 << 17, file), &Claim { what: "the archive".into(), ..Claim::default() }, &mut meter)?;
+    layers.add(
+        BufReader::with_capacity(1 << 17, file),
+        &Claim { what: "the archive".into(), ..Claim::default() },
+        &mut meter,
+    )?;
     if layers.layers.iter().all(|l| l.size == 0) {
-        return Err(fault::unknown_format("the archive holds no files; import a tar of a root file system, as tar -C DIR -c . makes it"));
+        return Err(fault::unknown_format(
+            "the archive holds no files; import a tar of a root file system, as tar -C DIR -c . makes it",
+        ));
     }
     Ok(())
 }
@@ -201,7 +222,10 @@ fn decompress(spooled: &Spooled, staging: &Staging, job: &Job) -> Result<PathBuf
             job.room(staging.path(), 0, "decompress the archive")?;
         }
         if written > job.limits.max_unpacked.0.saturating_mul(2) {
-            return Err(fault::too_large(format!("the archive decompresses to more than twice {}; this node takes no larger ones", job.limits.max_unpacked.human())));
+            return Err(fault::too_large(format!(
+                "the archive decompresses to more than twice {}; this node takes no larger ones",
+                job.limits.max_unpacked.human()
+            )));
         }
         out.write_all(&chunk[..read]).map_err(|e| DriverError::io("write the archive to staging", e))?;
         meter.add(usize::try_from(count.get() - before).unwrap_or(0))?;

@@ -55,20 +55,27 @@ fn collect(archive: &Archive, descriptors: &[Descriptor], depth: usize, seen: &m
         return Err(fault::damaged("the archive's index is nested too deeply or names too many images"));
     }
     for descriptor in descriptors {
-        let attestation = descriptor.annotations().as_ref().is_some_and(|a| a.contains_key("vnd.docker.reference.type"));
+        let attestation =
+            descriptor.annotations().as_ref().is_some_and(|a| a.contains_key("vnd.docker.reference.type"));
         if attestation || !archive.has(&blob_name(descriptor)?) && descriptors.len() > 1 {
             // A layout may name the images of other platforms without holding them.
             continue;
         }
         match descriptor.media_type() {
             MediaType::ImageIndex => collect_index(archive, descriptor, depth, seen)?,
-            MediaType::Other(kind) if kind == "application/vnd.docker.distribution.manifest.list.v2+json" => collect_index(archive, descriptor, depth, seen)?,
+            MediaType::Other(kind) if kind == "application/vnd.docker.distribution.manifest.list.v2+json" => {
+                collect_index(archive, descriptor, depth, seen)?
+            }
             _ => {
                 let manifest: ImageManifest = parse(&blob(archive, descriptor)?, "an image manifest")?;
                 // An artifact that is no image has another kind of config.
                 let Ok(config) = parse(&blob(archive, manifest.config())?, "an image config") else { continue };
                 let names = descriptor.annotations().as_ref();
-                let name = names.and_then(|a| a.get("org.opencontainers.image.ref.name").or_else(|| a.get("io.containerd.image.name"))).cloned();
+                let name = names
+                    .and_then(|a| {
+                        a.get("org.opencontainers.image.ref.name").or_else(|| a.get("io.containerd.image.name"))
+                    })
+                    .cloned();
                 seen.push(Candidate { config, manifest, name });
             }
         }
@@ -90,7 +97,9 @@ fn choose(seen: Vec<Candidate>) -> Result<Candidate> {
     fitting.dedup_by(|a, b| a.manifest == b.manifest);
     match fitting.len() {
         1 => Ok(fitting.remove(0)),
-        0 if others.is_empty() => Err(fault::damaged("the archive's index names no image that the archive holds; save it again")),
+        0 if others.is_empty() => {
+            Err(fault::damaged("the archive's index names no image that the archive holds; save it again"))
+        }
         0 => Err(fault::wrong_architecture(&others.join(", "))),
         several => {
             let names: Vec<&str> = fitting.iter().map(|c| c.name.as_deref().unwrap_or("without a name")).collect();
@@ -100,7 +109,9 @@ fn choose(seen: Vec<Candidate>) -> Result<Candidate> {
 }
 
 fn several_images(several: usize, names: &str) -> yun_drivers::DriverError {
-    fault::unknown_format(format!("the archive holds {several} images ({names}), and an import takes one; save the one that you mean alone"))
+    fault::unknown_format(format!(
+        "the archive holds {several} images ({names}), and an import takes one; save the one that you mean alone"
+    ))
 }
 
 /// An entry of the `manifest.json` that `docker save` writes.
@@ -117,10 +128,15 @@ struct Saved {
 pub(super) fn docker(archive: &Archive, layers: &mut Layers<'_>, job: &Job) -> Result<ContainerConfig> {
     let mut saved: Vec<Saved> = parse(&archive.json("manifest.json")?, "manifest.json")?;
     if saved.len() > 1 {
-        let names: Vec<String> = saved.iter().map(|s| s.repo_tags.iter().flatten().next().cloned().unwrap_or_else(|| "without a name".into())).collect();
+        let names: Vec<String> = saved
+            .iter()
+            .map(|s| s.repo_tags.iter().flatten().next().cloned().unwrap_or_else(|| "without a name".into()))
+            .collect();
         return Err(several_images(saved.len(), &names.join(", ")));
     }
-    let Some(saved) = saved.pop() else { return Err(fault::damaged("the archive's manifest.json names no image; save it again")) };
+    let Some(saved) = saved.pop() else {
+        return Err(fault::damaged("the archive's manifest.json names no image; save it again"));
+    };
     let bytes = archive.json(&saved.config)?;
     // The config's file name is its hash, `HEX.json` or `blobs/sha256/HEX`.
     let hash = saved.config.trim_end_matches(".json").rsplit('/').next().and_then(|hex| hex.parse::<Digest>().ok());
@@ -132,20 +148,37 @@ pub(super) fn docker(archive: &Archive, layers: &mut Layers<'_>, job: &Job) -> R
     if platform != format!("linux/{}", Arch::host()) {
         return Err(fault::wrong_architecture(&platform));
     }
-    let blobs = saved.layers.into_iter().map(|name| (name.clone(), Claim { what: format!("the layer {name}"), ..Claim::default() })).collect();
+    let blobs = saved
+        .layers
+        .into_iter()
+        .map(|name| (name.clone(), Claim { what: format!("the layer {name}"), ..Claim::default() }))
+        .collect();
     take_layers(archive, blobs, &config, layers, job)?;
     Ok(config_of(&config))
 }
 
 /// Takes the layers in, lowest first, each against its diff id.
-fn take_layers(archive: &Archive, blobs: Vec<(String, Claim)>, config: &ImageConfiguration, layers: &mut Layers<'_>, job: &Job) -> Result<()> {
+fn take_layers(
+    archive: &Archive,
+    blobs: Vec<(String, Claim)>,
+    config: &ImageConfiguration,
+    layers: &mut Layers<'_>,
+    job: &Job,
+) -> Result<()> {
     let diff_ids = config.rootfs().diff_ids();
     if diff_ids.len() != blobs.len() {
-        let message = format!("the image is inconsistent: its manifest has {} layers, its config {}; save it again", blobs.len(), diff_ids.len());
+        let message = format!(
+            "the image is inconsistent: its manifest has {} layers, its config {}; save it again",
+            blobs.len(),
+            diff_ids.len()
+        );
         return Err(fault::damaged(message));
     }
     if blobs.is_empty() || blobs.len() > MOST_LAYERS {
-        return Err(fault::unknown_format(format!("the image has {} layers; from 1 to {MOST_LAYERS} can be stacked", blobs.len())));
+        return Err(fault::unknown_format(format!(
+            "the image has {} layers; from 1 to {MOST_LAYERS} can be stacked",
+            blobs.len()
+        )));
     }
     let mut total = 0;
     for (name, _) in &blobs {
@@ -182,7 +215,12 @@ fn blob_name(descriptor: &Descriptor) -> Result<String> {
 }
 
 fn digest(text: &str) -> Result<Digest> {
-    let bad = || fault::unknown_format(format!("the image names a blob by {}; only sha256 is known here", fault::shown(text.as_bytes())));
+    let bad = || {
+        fault::unknown_format(format!(
+            "the image names a blob by {}; only sha256 is known here",
+            fault::shown(text.as_bytes())
+        ))
+    };
     text.starts_with("sha256:").then(|| text.parse().ok()).flatten().ok_or_else(bad)
 }
 
@@ -190,16 +228,21 @@ fn digest(text: &str) -> Result<Digest> {
 fn plain_layer(descriptor: &Descriptor) -> Result<()> {
     let kind = descriptor.media_type().to_string();
     if kind.contains("encrypted") {
-        return Err(fault::unknown_format("the image's layers are encrypted; decrypt it first, for example with skopeo copy --decryption-key"));
+        return Err(fault::unknown_format(
+            "the image's layers are encrypted; decrypt it first, for example with skopeo copy --decryption-key",
+        ));
     }
     if kind.contains("foreign") && descriptor.urls().as_ref().is_some_and(|u| !u.is_empty()) {
-        return Err(fault::unknown_format("the image leaves a layer to be fetched from elsewhere; save it with all of its layers"));
+        return Err(fault::unknown_format(
+            "the image leaves a layer to be fetched from elsewhere; save it with all of its layers",
+        ));
     }
     Ok(())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|e| fault::damaged(format!("the archive's {what} cannot be read: {e}; save it again")).with(e))
+    serde_json::from_slice(bytes)
+        .map_err(|e| fault::damaged(format!("the archive's {what} cannot be read: {e}; save it again")).with(e))
 }
 
 /// The part of an image config that is used.

@@ -43,7 +43,10 @@ const DIRECTORIES: [(&str, u32); 22] = [
 
 const FILES: [(&str, &str); 5] = [
     ("etc/group", "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\nnogroup:x:65534:\n"),
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\nwww-data:x:33:33:www-data:/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\nwww-data:x:33:33:www-data:/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    ),
     ("etc/profile", "export PS1='\\h:\\w\\$ '\n"),
     ("etc/shells", "/bin/sh\n"),
     ("www/index.html", "<!doctype html>\n<title>yun</title>\n<p>It runs.\n"),
@@ -62,7 +65,11 @@ pub(super) async fn build(builder: &Builder<'_>) -> Result<Ready> {
     let recipe = builder.recipe;
     let config = ContainerConfig {
         entrypoint: recipe.entrypoint.clone(),
-        command: if recipe.command.is_empty() && recipe.entrypoint.is_empty() { vec!["sh".into()] } else { recipe.command.clone() },
+        command: if recipe.command.is_empty() && recipe.entrypoint.is_empty() {
+            vec!["sh".into()]
+        } else {
+            recipe.command.clone()
+        },
         env: vec![PATH.into()],
         ..ContainerConfig::default()
     };
@@ -83,7 +90,12 @@ pub(super) async fn build(builder: &Builder<'_>) -> Result<Ready> {
 pub(super) fn program_in(dir: &Path) -> Result<std::path::PathBuf> {
     let places = ["usr/bin/busybox", "bin/busybox"].map(|p| dir.join(p));
     let found = places.into_iter().find(|p| p.is_file());
-    found.ok_or_else(|| DriverError::unavailable("PackageChanged", "the package busybox-static holds no busybox program; this release is not known here"))
+    found.ok_or_else(|| {
+        DriverError::unavailable(
+            "PackageChanged",
+            "the package busybox-static holds no busybox program; this release is not known here",
+        )
+    })
 }
 
 /// Where each applet belongs, as busybox itself says: `usr/bin/env`, `sbin/ip`. The list names busybox, too, which is no link to itself.
@@ -95,7 +107,10 @@ pub(super) async fn applets(program: &Path, job: &Job) -> Result<Vec<String>> {
     applets.sort();
     applets.dedup();
     if applets.len() < 50 {
-        return Err(DriverError::unavailable("PackageChanged", "busybox does not say which applets it has; this release is not known here"));
+        return Err(DriverError::unavailable(
+            "PackageChanged",
+            "busybox does not say which applets it has; this release is not known here",
+        ));
     }
     Ok(applets)
 }
@@ -137,7 +152,9 @@ mod tests {
 
     #[test]
     fn busybox_is_no_link_to_itself_and_the_tar_is_always_the_same() {
-        assert!(is_applet("usr/bin/env") && !is_applet("bin/busybox") && !is_applet("linuxrc") && !is_applet("../x/ls"));
+        assert!(
+            is_applet("usr/bin/env") && !is_applet("bin/busybox") && !is_applet("linuxrc") && !is_applet("../x/ls")
+        );
         let make = || archive(b"program", &["bin/ls".into(), "usr/bin/[[".into()], "ID=busybox\n").unwrap();
         assert_eq!(make(), make());
     }

@@ -29,7 +29,18 @@ const KEPT: [&str; 1] = ["/usr/share/doc/*/copyright"];
 
 /// What a VM has beside Debian's essential packages.
 const VM_PACKAGES: [&str; 12] = [
-    "dbus", "e2fsprogs", "iproute2", "iputils-ping", "kmod", "login", "openssh-server", "procps", "qemu-guest-agent", "sudo", "systemd-sysv", "udev",
+    "dbus",
+    "e2fsprogs",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "login",
+    "openssh-server",
+    "procps",
+    "qemu-guest-agent",
+    "sudo",
+    "systemd-sysv",
+    "udev",
 ];
 
 const VM_CMDLINE: &str = "console=ttyS0 quiet mitigations=off nokaslr cryptomgr.notests audit=0 net.ifnames=0 root=LABEL=yun-root rw panic=10";
@@ -43,9 +54,17 @@ const VM_FILES: [(&str, &str, u32); 8] = [
     ("etc/fstab", "LABEL=yun-root / ext4 noatime,x-systemd.growfs 0 1\n", 0o644),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644),
     ("etc/machine-id", "", 0o644),
-    ("etc/ssh/sshd_config.d/yun.conf", "HostKey /etc/ssh/ssh_host_ed25519_key\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nUseDNS no\n", 0o644),
+    (
+        "etc/ssh/sshd_config.d/yun.conf",
+        "HostKey /etc/ssh/ssh_host_ed25519_key\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nUseDNS no\n",
+        0o644,
+    ),
     ("etc/sudoers.d/yun", "yun ALL=(ALL) NOPASSWD: ALL\n", 0o440),
-    ("etc/systemd/system/serial-getty@ttyS0.service.d/yun.conf", "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - $TERM\n", 0o644),
+    (
+        "etc/systemd/system/serial-getty@ttyS0.service.d/yun.conf",
+        "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - $TERM\n",
+        0o644,
+    ),
     ("etc/systemd/network/90-yun.network", "[Match]\nName=eth* en*\n[Network]\nDHCP=yes\n", 0o644),
     ("etc/systemd/system/ssh.service.d/yun.conf", "[Unit]\nAfter=yun-settings.service\n", 0o644),
 ];
@@ -68,7 +87,11 @@ pub(super) async fn container(builder: &Builder<'_>) -> Result<Ready> {
     let recipe = builder.recipe;
     let config = ContainerConfig {
         entrypoint: recipe.entrypoint.clone(),
-        command: if recipe.command.is_empty() && recipe.entrypoint.is_empty() { vec!["bash".into()] } else { recipe.command.clone() },
+        command: if recipe.command.is_empty() && recipe.entrypoint.is_empty() {
+            vec!["bash".into()]
+        } else {
+            recipe.command.clone()
+        },
         env: vec![busybox::PATH.into()],
         ..ContainerConfig::default()
     };
@@ -81,7 +104,11 @@ pub(super) async fn container(builder: &Builder<'_>) -> Result<Ready> {
             let size = file.metadata().map_err(failed)?.len();
             let mut meter = Meter::new(job, "unpacking", (70, 95), Some(size * 2));
             let mut layers = Layers::new(&store, &staging, job);
-            layers.add(BufReader::new(file), &Claim { what: "the new system".into(), ..Claim::default() }, &mut meter)?;
+            layers.add(
+                BufReader::new(file),
+                &Claim { what: "the new system".into(), ..Claim::default() },
+                &mut meter,
+            )?;
             Ok(ready(layers, config))
         })
         .await
@@ -95,11 +122,16 @@ pub(super) async fn vm(builder: &Builder<'_>) -> Result<Ready> {
     let busybox_root = builder.staging.join("busybox");
     builder.packages.unpack(&found[1..], &busybox_root, job).await?;
     let root = builder.staging.join("rootfs");
-    let wanted: Vec<String> = VM_PACKAGES.iter().map(|p| (*p).to_owned()).chain(builder.recipe.packages.iter().cloned()).collect();
+    let wanted: Vec<String> =
+        VM_PACKAGES.iter().map(|p| (*p).to_owned()).chain(builder.recipe.packages.iter().cloned()).collect();
     debootstrap(builder, &wanted, &[], &root, (10, 70)).await?;
     let cloud_init = wanted.iter().any(|p| p == "cloud-init");
     let (modules_from, into) = (builder.staging.join("kernel"), root.clone());
-    let used = job.blocking(move |_| furnish(&into, &modules_from, cloud_init).map_err(|e| DriverError::io("furnish the new system", e))).await?;
+    let used = job
+        .blocking(move |_| {
+            furnish(&into, &modules_from, cloud_init).map_err(|e| DriverError::io("furnish the new system", e))
+        })
+        .await?;
     Tool::new("chroot", "coreutils", LIMIT).arg(&root).args(["depmod", "-a"]).arg(&kernel.release).run(job).await?;
 
     job.work.report(Some(75), "making the disk");
@@ -107,12 +139,18 @@ pub(super) async fn vm(builder: &Builder<'_>) -> Result<Ready> {
     make_file_system(&root, &raw, used, job).await?;
     let staged = disk::to_qcow2(&raw, &builder.staging, job, (80, 90)).await?;
     let initrd = builder.staging.join("initrd");
-    fs::write(&initrd, initial_file_system(&kernel, &busybox::program_in(&busybox_root)?)?).map_err(|e| DriverError::io("write the initial file system", e))?;
+    fs::write(&initrd, initial_file_system(&kernel, &busybox::program_in(&busybox_root)?)?)
+        .map_err(|e| DriverError::io("write the initial file system", e))?;
     let description = fs::read_to_string(root.join("usr/lib/os-release")).ok();
-    let description = description.and_then(|t| t.lines().find_map(|l| Some(l.strip_prefix("PRETTY_NAME=")?.trim_matches('"').to_owned())));
+    let description = description
+        .and_then(|t| t.lines().find_map(|l| Some(l.strip_prefix("PRETTY_NAME=")?.trim_matches('"').to_owned())));
     let mut manifest = Manifest::vm(VmBoot::Kernel { cmdline: VM_CMDLINE.into() }, staged.virtual_size, description);
     let mut blobs = Vec::new();
-    let parts = [(&mut manifest.disk, staged.path, (90, 95)), (&mut manifest.kernel, kernel.image, (95, 96)), (&mut manifest.initrd, initrd, (96, 97))];
+    let parts = [
+        (&mut manifest.disk, staged.path, (90, 95)),
+        (&mut manifest.kernel, kernel.image, (95, 96)),
+        (&mut manifest.initrd, initrd, (96, 97)),
+    ];
     for (slot, path, span) in parts {
         let (blob, path) = disk::keep(path, job, builder.staging.clone(), span).await?;
         blobs.push((path, blob.digest.clone()));
@@ -133,7 +171,13 @@ const STEPS: [(&str, u16, &str); 7] = [
 ];
 
 /// Runs mmdebstrap into a tar or a directory.
-async fn debootstrap(builder: &Builder<'_>, packages: &[String], options: &[String], target: &Path, span: (u8, u8)) -> Result<()> {
+async fn debootstrap(
+    builder: &Builder<'_>,
+    packages: &[String],
+    options: &[String],
+    target: &Path,
+    span: (u8, u8),
+) -> Result<()> {
     let Builder { staging, job, packages: source, .. } = builder;
     let temporary = staging.join("tmp");
     let fetched = staging.join("debs");
@@ -141,7 +185,8 @@ async fn debootstrap(builder: &Builder<'_>, packages: &[String], options: &[Stri
         fs::create_dir_all(dir).map_err(|e| DriverError::io(format!("make the directory {}", dir.display()), e))?;
     }
     // The system is unpacked by a user of its own in some modes: it must be able to pass.
-    fs::set_permissions(staging.path(), PermissionsExt::from_mode(0o711)).map_err(|e| DriverError::io("open the staging directory", e))?;
+    fs::set_permissions(staging.path(), PermissionsExt::from_mode(0o711))
+        .map_err(|e| DriverError::io("open the staging directory", e))?;
     let kept = source.systems_cache().map_err(|e| DriverError::io("make the package cache", e))?;
     let mut tool = Tool::new("mmdebstrap", "mmdebstrap", LIMIT).arg("--variant=minbase").args(options);
     if !packages.is_empty() {

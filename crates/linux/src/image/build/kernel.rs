@@ -1,6 +1,9 @@
 //! A Debian kernel for direct boot: its image, and the modules that a guest needs, in the order in which they must be loaded.
 
-use super::{Builder, packages::{Package, debian_arch}};
+use super::{
+    Builder,
+    packages::{Package, debian_arch},
+};
 use crate::image::codec::Codec;
 use std::{
     collections::BTreeMap,
@@ -35,10 +38,18 @@ pub(super) async fn package(builder: &Builder<'_>) -> Result<String> {
     let arch = debian_arch();
     // There is no cloud flavour of it.
     let meta = if arch == "riscv64" { "linux-image-riscv64".to_owned() } else { format!("linux-image-cloud-{arch}") };
-    let named = |depends: &str| depends.split([',', '|']).map(|d| d.trim().split(' ').next().unwrap_or_default().to_owned()).find(|d| d.starts_with("linux-image-"));
+    let named = |depends: &str| {
+        depends
+            .split([',', '|'])
+            .map(|d| d.trim().split(' ').next().unwrap_or_default().to_owned())
+            .find(|d| d.starts_with("linux-image-"))
+    };
     let depends = builder.packages.field(&meta, "Depends", builder.job).await?;
     depends.as_deref().and_then(named).ok_or_else(|| {
-        let message = format!("Debian {} has no kernel package {meta}; run apt-get update, or name another release", builder.packages.release);
+        let message = format!(
+            "Debian {} has no kernel package {meta}; run apt-get update, or name another release",
+            builder.packages.release
+        );
         DriverError::unavailable("PackageNotFound", message)
     })
 }
@@ -53,15 +64,29 @@ pub(super) async fn unpack(builder: &Builder<'_>, package: &Package) -> Result<K
 
 impl Kernel {
     fn find(dir: &Path) -> Result<Self> {
-        let odd = || DriverError::unavailable("PackageChanged", "the kernel package holds no kernel; this release is not known here");
+        let odd = || {
+            DriverError::unavailable(
+                "PackageChanged",
+                "the kernel package holds no kernel; this release is not known here",
+            )
+        };
         let boot = fs::read_dir(dir.join("boot")).map_err(|_| odd())?;
-        let image = boot.flatten().map(|e| e.path()).find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinu")));
+        let image = boot
+            .flatten()
+            .map(|e| e.path())
+            .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinu")));
         let image = image.ok_or_else(odd)?;
-        let release = image.file_name().and_then(|n| n.to_str()?.split_once('-')).map(|(_, r)| r.to_owned()).ok_or_else(odd)?;
+        let release =
+            image.file_name().and_then(|n| n.to_str()?.split_once('-')).map(|(_, r)| r.to_owned()).ok_or_else(odd)?;
         let places = ["usr/lib/modules", "lib/modules"].map(|p| dir.join(p).join(&release));
         let tree = places.into_iter().find(|p| p.is_dir()).ok_or_else(odd)?;
         let builtin = fs::read_to_string(tree.join("modules.builtin")).unwrap_or_default();
-        let mut kernel = Self { image, release, modules: BTreeMap::new(), builtin: builtin.lines().map(|l| module_name(Path::new(l))).collect() };
+        let mut kernel = Self {
+            image,
+            release,
+            modules: BTreeMap::new(),
+            builtin: builtin.lines().map(|l| module_name(Path::new(l))).collect(),
+        };
         kernel.walk(&tree.join("kernel")).map_err(|e| DriverError::io("read the kernel's modules", e))?;
         Ok(kernel)
     }
@@ -136,14 +161,17 @@ mod tests {
         fs::create_dir_all(dir.path().join("boot")).unwrap();
         fs::write(dir.path().join("boot/vmlinuz-6.1.0-1-cloud-amd64"), "kernel").unwrap();
         fs::write(tree.join("modules.builtin"), "kernel/fs/ext4.ko\n").unwrap();
-        let module = |name: &str, needs: &str| fs::write(tree.join("kernel/drivers").join(name), format!("\0license=GPL\0depends={needs}\0")).unwrap();
+        let module = |name: &str, needs: &str| {
+            fs::write(tree.join("kernel/drivers").join(name), format!("\0license=GPL\0depends={needs}\0")).unwrap()
+        };
         module("virtio-net.ko", "virtio_ring,failover");
         module("virtio_ring.ko", "virtio");
         module("virtio.ko", "");
         module("failover.ko", "");
         let kernel = Kernel::find(dir.path()).unwrap();
         assert_eq!(kernel.release, release);
-        let names: Vec<String> = kernel.modules(&["virtio_net", "virtio", "ext4", "unknown"]).unwrap().into_iter().map(|m| m.name).collect();
+        let names: Vec<String> =
+            kernel.modules(&["virtio_net", "virtio", "ext4", "unknown"]).unwrap().into_iter().map(|m| m.name).collect();
         assert_eq!(names, ["virtio", "virtio_ring", "failover", "virtio_net"]);
     }
 }

@@ -11,13 +11,7 @@ mod packages;
 mod programs;
 mod small_vm;
 
-use super::{
-    archive::Ready,
-    fault,
-    job::Job,
-    staging::Staging,
-    store::Store,
-};
+use super::{archive::Ready, fault, job::Job, staging::Staging, store::Store};
 use packages::Packages;
 use std::{path::Path, sync::Arc};
 use yun_drivers::{DriverError, Result};
@@ -50,19 +44,39 @@ pub(super) async fn build(recipe: &ImageRecipe, store: &Store, staging: Arc<Stag
 
 /// Refuses recipes that make no sense, before anything is fetched.
 fn check(recipe: &ImageRecipe) -> Result<()> {
-    let named = |text: &str| !text.is_empty() && text.len() <= 100 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.:".contains(&b)) && !text.starts_with('-');
+    let named = |text: &str| {
+        !text.is_empty()
+            && text.len() <= 100
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.:".contains(&b))
+            && !text.starts_with('-')
+    };
     if let Some(bad) = recipe.packages.iter().find(|p| !named(p)) {
-        return Err(DriverError::bad_request("BadRecipe", format!("the package name {} is not one that Debian uses; write one like openssh-server", fault::shown(bad.as_bytes()))));
+        return Err(DriverError::bad_request(
+            "BadRecipe",
+            format!(
+                "the package name {} is not one that Debian uses; write one like openssh-server",
+                fault::shown(bad.as_bytes())
+            ),
+        ));
     }
     if let Some(bad) = recipe.suite.as_ref().filter(|s| !named(s)) {
-        return Err(DriverError::bad_request("BadRecipe", format!("the release {} is not one of Debian's; write one like bookworm", fault::shown(bad.as_bytes()))));
+        return Err(DriverError::bad_request(
+            "BadRecipe",
+            format!("the release {} is not one of Debian's; write one like bookworm", fault::shown(bad.as_bytes())),
+        ));
     }
     let vm = matches!(recipe.base, RecipeBase::SmallVm | RecipeBase::DebianVm);
     if vm && !(recipe.entrypoint.is_empty() && recipe.command.is_empty()) {
-        return Err(DriverError::bad_request("BadRecipe", format!("{} is a VM and starts by itself: an entrypoint or a command is for containers", recipe.base)));
+        return Err(DriverError::bad_request(
+            "BadRecipe",
+            format!("{} is a VM and starts by itself: an entrypoint or a command is for containers", recipe.base),
+        ));
     }
     if recipe.base == RecipeBase::Busybox && !recipe.packages.is_empty() {
-        return Err(DriverError::bad_request("BadRecipe", "the busybox image has nothing that packages could run on; use the recipe debian for them"));
+        return Err(DriverError::bad_request(
+            "BadRecipe",
+            "the busybox image has nothing that packages could run on; use the recipe debian for them",
+        ));
     }
     Ok(())
 }
@@ -82,7 +96,11 @@ pub(super) fn missing_programs() -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<_> = std::env::split_paths(&path).collect();
     let here = |name: &str| dirs.iter().any(|dir| Path::new(dir).join(name).is_file());
-    PROGRAMS.iter().filter(|(name, _)| !here(name)).map(|(name, package)| format!("{name} is not installed: run apt-get install {package}")).collect()
+    PROGRAMS
+        .iter()
+        .filter(|(name, _)| !here(name))
+        .map(|(name, package)| format!("{name} is not installed: run apt-get install {package}"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -3,12 +3,7 @@
 //! The node's own package lists are used. When they are out of date (the mirror no longer has what they name) or another release is asked
 //! for, lists of our own are fetched into the cache, and the node's are left alone.
 
-use crate::image::{
-    fault,
-    job::Job,
-    manifest::digest_of,
-    tool::Tool,
-};
+use crate::image::{fault, job::Job, manifest::digest_of, tool::Tool};
 use std::{
     collections::BTreeSet,
     fs,
@@ -55,9 +50,16 @@ impl Packages {
         let own = own_release();
         let release = suite.clone().or_else(|| own.clone()).unwrap_or_else(|| "stable".into());
         let other = own.as_ref() != Some(&release);
-        let packages = Self { suite: other.then(|| release.clone()), cache, release, private: std::sync::atomic::AtomicBool::new(false) };
+        let packages = Self {
+            suite: other.then(|| release.clone()),
+            cache,
+            release,
+            private: std::sync::atomic::AtomicBool::new(false),
+        };
         for dir in [packages.debs(), packages.cache.join("apt")] {
-            tokio::fs::create_dir_all(&dir).await.map_err(|e| DriverError::io(format!("make the directory {}", dir.display()), e))?;
+            tokio::fs::create_dir_all(&dir)
+                .await
+                .map_err(|e| DriverError::io(format!("make the directory {}", dir.display()), e))?;
         }
         if packages.suite.is_some() {
             packages.refresh(job).await?;
@@ -84,10 +86,13 @@ impl Packages {
 
     /// One of apt's programs, on the node's lists or on ours.
     fn apt(&self, name: &'static str, limit: Duration) -> Tool {
-        let tool = Tool::new(name, "apt", limit).args(["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2"]);
+        let tool =
+            Tool::new(name, "apt", limit).args(["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2"]);
         if !self.is_private() {
             // Some hosts keep no index of their lists, and apt would read all of them each time.
-            let index = |kind: &str| format!("Dir::Cache::{kind}={}", self.cache.join("apt").join(format!("{kind}.bin")).display());
+            let index = |kind: &str| {
+                format!("Dir::Cache::{kind}={}", self.cache.join("apt").join(format!("{kind}.bin")).display())
+            };
             return tool.args(["-o", &index("pkgcache"), "-o", &index("srcpkgcache")]);
         }
         let lists = self.lists();
@@ -104,7 +109,9 @@ impl Packages {
         let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
         let mut sources = format!("deb {signed} {MIRROR} {release} main\n");
         if !matches!(release.as_str(), "sid" | "unstable") {
-            sources += &format!("deb {signed} {MIRROR} {release}-updates main\ndeb {signed} {SECURITY_MIRROR} {release}-security main\n");
+            sources += &format!(
+                "deb {signed} {MIRROR} {release}-updates main\ndeb {signed} {SECURITY_MIRROR} {release}-security main\n"
+            );
         }
         let written = async {
             tokio::fs::create_dir_all(lists.join("lists/partial")).await?;
@@ -121,10 +128,15 @@ impl Packages {
     /// refreshed once.
     pub(super) async fn fetch(&self, names: &[String], job: &Job) -> Result<Vec<Package>> {
         match self.try_fetch(names, job).await {
-            Err(e) if !self.is_private() && matches!(e.reason, "MirrorUnreachable" | "PackageNotFound" | "PackagesOutOfDate") => {
+            Err(e)
+                if !self.is_private()
+                    && matches!(e.reason, "MirrorUnreachable" | "PackageNotFound" | "PackagesOutOfDate") =>
+            {
                 tracing::info!(error = %e, "the node's package lists do not serve; fetching lists of our own");
                 // If that fails too, the first failure is the one that says what is wrong.
-                self.refresh(job).await.map_err(|second| if second.kind == ErrorKind::Cancelled { second } else { e })?;
+                self.refresh(job)
+                    .await
+                    .map_err(|second| if second.kind == ErrorKind::Cancelled { second } else { e })?;
                 self.try_fetch(names, job).await
             }
             fetched => fetched,
@@ -137,15 +149,26 @@ impl Packages {
         let mut offers = Vec::new();
         for name in names {
             let offer = offered.iter().find(|o| o.file.split('_').next() == Some(name)).cloned();
-            let missing = || DriverError::unavailable("PackagesOutOfDate", format!("apt offers no file for the package {name}; run apt-get update"));
+            let missing = || {
+                DriverError::unavailable(
+                    "PackagesOutOfDate",
+                    format!("apt offers no file for the package {name}; run apt-get update"),
+                )
+            };
             offers.push(offer.ok_or_else(missing)?);
         }
         let dir = self.debs();
-        let checked = { let (offers, dir) = (offers.clone(), dir.clone()); job.blocking(move |_| Ok(offers.iter().all(|o| is_whole(&dir, o)))).await? };
+        let checked = {
+            let (offers, dir) = (offers.clone(), dir.clone());
+            job.blocking(move |_| Ok(offers.iter().all(|o| is_whole(&dir, o)))).await?
+        };
         if !checked {
             job.work.report(None, format!("fetching {}", named(names)));
             // Into a directory of its own, so that two builds do not write into one file.
-            let draft = tempfile::Builder::new().prefix("fetch-").tempdir_in(&self.cache).map_err(|e| DriverError::io("make a download directory", e))?;
+            let draft = tempfile::Builder::new()
+                .prefix("fetch-")
+                .tempdir_in(&self.cache)
+                .map_err(|e| DriverError::io("make a download directory", e))?;
             self.apt("apt-get", FETCH).arg("download").args(names).dir(draft.path()).run(job).await?;
             let (offers, dir) = (offers.clone(), dir.clone());
             job.blocking(move |_| move_into(draft.path(), &dir, &offers)).await?;
@@ -162,7 +185,8 @@ impl Packages {
 
     /// The names of these packages and of all that they need.
     pub(super) async fn closure(&self, names: &[String], job: &Job) -> Result<Vec<String>> {
-        let without = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"].map(|kind| format!("--no-{kind}"));
+        let without = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"]
+            .map(|kind| format!("--no-{kind}"));
         let text = self.apt("apt-cache", ASK).args(["depends", "--recurse"]).args(without).args(names).run(job).await?;
         let lines: BTreeSet<&str> = text.lines().filter(|l| !l.starts_with([' ', '<', '|'])).collect();
         Ok(lines.into_iter().filter(|l| !l.is_empty() && !l.contains(':')).map(str::to_owned).collect())
@@ -179,7 +203,9 @@ impl Packages {
     /// Removes the packages that were used longest ago until the cache is within its limit.
     pub(super) async fn trim(&self, job: &Job) {
         let (dirs, most) = ([self.debs(), self.systems()], job.limits.max_cache.0);
-        let trimmed = tokio::task::spawn_blocking(move || dirs.iter().filter(|d| d.exists()).try_for_each(|d| trim(d, most / 2))).await;
+        let trimmed =
+            tokio::task::spawn_blocking(move || dirs.iter().filter(|d| d.exists()).try_for_each(|d| trim(d, most / 2)))
+                .await;
         if let Ok(Err(e)) = trimmed {
             tracing::warn!(error = %e, "cannot trim the package cache");
         }
@@ -220,9 +246,13 @@ fn is_whole(dir: &Path, offer: &Offer) -> bool {
 fn move_into(from: &Path, to: &Path, offers: &[Offer]) -> Result<()> {
     for offer in offers {
         if !is_whole(from, offer) && offer.sha256.is_some() {
-            return Err(fault::damaged(format!("the package {} is not what the package lists say; run apt-get update and try again", offer.file)));
+            return Err(fault::damaged(format!(
+                "the package {} is not what the package lists say; run apt-get update and try again",
+                offer.file
+            )));
         }
-        fs::rename(from.join(&offer.file), to.join(&offer.file)).map_err(|e| DriverError::io(format!("keep the package {}", offer.file), e))?;
+        fs::rename(from.join(&offer.file), to.join(&offer.file))
+            .map_err(|e| DriverError::io(format!("keep the package {}", offer.file), e))?;
     }
     Ok(())
 }
@@ -234,7 +264,9 @@ fn version_of(file: &str) -> String {
 
 fn named(names: &[String]) -> String {
     match names {
-        [first, second, third, _, rest @ ..] => format!("{first}, {second}, {third} and {} more packages", rest.len() + 1),
+        [first, second, third, _, rest @ ..] => {
+            format!("{first}, {second}, {third} and {} more packages", rest.len() + 1)
+        }
         few => few.join(", "),
     }
 }
@@ -270,7 +302,9 @@ mod tests {
     #[test]
     fn offers_are_read() {
         let hash = "e7d02b943971edcb8790e256c02cfab3bca6c3d37c1bf25392a57c71300615ee";
-        let text = format!("'http://mirror/pool/b/busybox_1%3a1.35_amd64.deb' busybox-static_1%3a1.35.0-4_amd64.deb 928 SHA256:{hash}\nrubbish\n");
+        let text = format!(
+            "'http://mirror/pool/b/busybox_1%3a1.35_amd64.deb' busybox-static_1%3a1.35.0-4_amd64.deb 928 SHA256:{hash}\nrubbish\n"
+        );
         let offers = offers(&text);
         assert_eq!(offers, [Offer { file: "busybox-static_1%3a1.35.0-4_amd64.deb".into(), sha256: hash.parse().ok() }]);
         assert_eq!(version_of(&offers[0].file), "1:1.35.0-4");
@@ -285,6 +319,8 @@ mod tests {
             file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         }
         trim(dir.path(), 200).unwrap();
-        assert!(!dir.path().join("old").exists() && dir.path().join("middle").exists() && dir.path().join("new").exists());
+        assert!(
+            !dir.path().join("old").exists() && dir.path().join("middle").exists() && dir.path().join("new").exists()
+        );
     }
 }

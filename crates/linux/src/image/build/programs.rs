@@ -20,7 +20,10 @@ impl Programs {
     /// Takes a program out of the packages under `root` and finds its libraries there.
     pub(super) async fn add(&mut self, root: &Path, program: &str, name: &str, job: &Job) -> Result<()> {
         let places = [program.to_owned(), format!("usr/{program}")].map(|p| root.join(p));
-        let path = places.into_iter().find(|p| p.is_file()).ok_or_else(|| changed(&format!("the packages hold no {program}")))?;
+        let path = places
+            .into_iter()
+            .find(|p| p.is_file())
+            .ok_or_else(|| changed(&format!("the packages hold no {program}")))?;
         self.files.insert(name.to_owned(), path.clone());
         let directories = library_directories(root);
         let loader = loader(&directories).ok_or_else(|| changed("the package libc6 holds no dynamic loader"))?;
@@ -57,7 +60,10 @@ impl Programs {
 }
 
 fn changed(what: &str) -> DriverError {
-    DriverError::unavailable("PackageChanged", format!("cannot put the guest together: {what}; this release is not known here"))
+    DriverError::unavailable(
+        "PackageChanged",
+        format!("cannot put the guest together: {what}; this release is not known here"),
+    )
 }
 
 /// The directories of the packages that hold libraries.

@@ -3,22 +3,28 @@
 //! instance's NoCloud volume. Its scripts are under `guest/`.
 
 use super::{Builder, busybox, cpio::Cpio, kernel, programs::Programs};
-use crate::image::{
-    archive::Ready,
-    disk,
-    manifest::Manifest,
-    store::Draft,
-};
+use crate::image::{archive::Ready, disk, manifest::Manifest, store::Draft};
 use std::path::{Path, PathBuf};
 use yun_drivers::{DriverError, Result};
 use yun_types::{Bytes, VmBoot};
 
 /// What a guest without udev must load by itself before anything else …
-const MODULES: [&str; 9] = ["virtio_pci", "virtio_mmio", "virtio_blk", "ext4", "overlay", "vfat", "nls_ascii", "nls_cp437", "virtio_net"];
+const MODULES: [&str; 9] =
+    ["virtio_pci", "virtio_mmio", "virtio_blk", "ext4", "overlay", "vfat", "nls_ascii", "nls_cp437", "virtio_net"];
 
 /// … and when it is up.
 const LATER: [&str; 11] = [
-    "evdev", "button", "virtio_rng", "virtio_balloon", "virtio_console", "virtio_mem", "isofs", "nls_iso8859_1", "nls_utf8", "virtio_scsi", "sd_mod",
+    "evdev",
+    "button",
+    "virtio_rng",
+    "virtio_balloon",
+    "virtio_console",
+    "virtio_mem",
+    "isofs",
+    "nls_iso8859_1",
+    "nls_utf8",
+    "virtio_scsi",
+    "sd_mod",
 ];
 
 /// Programs beside busybox: their places in the packages and in the guest.
@@ -43,7 +49,11 @@ const SCRIPTS: [(&str, &str, u32); 13] = [
     ("etc/udhcpc/default.script", include_str!("guest/dhcp"), 0o755),
     ("etc/acpi/PWRF/00000080", include_str!("guest/powerdown"), 0o755),
     ("etc/profile", include_str!("guest/profile"), 0o644),
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nsshd:x:74:74:sshd:/run:/bin/false\nyun:x:1000:1000:yun:/home/yun:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644),
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nsshd:x:74:74:sshd:/run:/bin/false\nyun:x:1000:1000:yun:/home/yun:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        0o644,
+    ),
     ("etc/shadow", "root:*:1::::::\nsshd:*:1::::::\nyun:*:1::::::\nnobody:*:1::::::\n", 0o600),
     ("etc/group", "root:x:0:\ntty:x:5:\nsshd:x:74:\nwww-data:x:33:\nyun:x:1000:\nnogroup:x:65534:\n", 0o644),
     ("etc/shells", "/bin/sh\n", 0o644),
@@ -62,7 +72,10 @@ pub(super) async fn build(builder: &Builder<'_>) -> Result<Ready> {
     let names = [vec![kernel_name, "busybox-static".to_owned()], with_libraries(builder, &wanted).await?].concat();
     let found = packages.fetch(&names, job).await?;
     let [kernel_package, busybox_package, others @ ..] = &found[..] else {
-        return Err(DriverError::unavailable("PackagesOutOfDate", "apt does not offer what the guest needs; run apt-get update"));
+        return Err(DriverError::unavailable(
+            "PackagesOutOfDate",
+            "apt does not offer what the guest needs; run apt-get update",
+        ));
     };
     let kernel = kernel::unpack(builder, kernel_package).await?;
     job.work.report(Some(50), "unpacking the packages");
@@ -79,7 +92,11 @@ pub(super) async fn build(builder: &Builder<'_>) -> Result<Ready> {
     let extra = extra_root(builder).await?;
     job.work.report(Some(70), "putting the guest together");
     let image = kernel.image.clone();
-    let description = format!("small VM: BusyBox {}, Linux {}", busybox_package.version.split_once(':').map_or("", |(_, v)| v), kernel.release);
+    let description = format!(
+        "small VM: BusyBox {}, Linux {}",
+        busybox_package.version.split_once(':').map_or("", |(_, v)| v),
+        kernel.release
+    );
     let staged = builder.staging.join("initrd");
     let (staging, target) = (builder.staging.clone(), staged.clone());
     job.blocking(move |_| {
@@ -123,9 +140,29 @@ async fn extra_root(builder: &Builder<'_>) -> Result<Option<PathBuf>> {
     Ok(Some(root))
 }
 
-fn initial_file_system(kernel: &kernel::Kernel, busybox: &Path, applets: &[String], programs: &Programs, extra: Option<&Path>) -> Result<Vec<u8>> {
+fn initial_file_system(
+    kernel: &kernel::Kernel,
+    busybox: &Path,
+    applets: &[String],
+    programs: &Programs,
+    extra: Option<&Path>,
+) -> Result<Vec<u8>> {
     let mut cpio = Cpio::default();
-    for name in ["dev", "etc", "home/yun", "lib", "mnt", "proc", "run", "srv", "sys", "usr/local/bin", "var/log", "var/lib", "opt"] {
+    for name in [
+        "dev",
+        "etc",
+        "home/yun",
+        "lib",
+        "mnt",
+        "proc",
+        "run",
+        "srv",
+        "sys",
+        "usr/local/bin",
+        "var/log",
+        "var/lib",
+        "opt",
+    ] {
         cpio.directory(name, 0o755);
     }
     for (name, mode) in [("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777)] {
@@ -145,7 +182,8 @@ fn initial_file_system(kernel: &kernel::Kernel, busybox: &Path, applets: &[Strin
     for (name, text, mode) in SCRIPTS {
         cpio.file(name, mode, text.as_bytes());
     }
-    let os_release = format!("ID=yun-small\nNAME=\"yun small VM\"\nPRETTY_NAME=\"yun small VM (Linux {})\"\n", kernel.release);
+    let os_release =
+        format!("ID=yun-small\nNAME=\"yun small VM\"\nPRETTY_NAME=\"yun small VM (Linux {})\"\n", kernel.release);
     cpio.file("etc/os-release", 0o644, os_release.as_bytes());
     let first = kernel.modules(&MODULES)?;
     let later = kernel.modules(&[&MODULES[..], &LATER[..]].concat())?.split_off(first.len());
@@ -161,7 +199,8 @@ fn initial_file_system(kernel: &kernel::Kernel, busybox: &Path, applets: &[Strin
 
 /// Adds unpacked packages, without what only people read.
 fn add_tree(cpio: &mut Cpio, root: &Path, below: &str) -> std::io::Result<()> {
-    let mut names: Vec<_> = std::fs::read_dir(root.join(below))?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;
+    let mut names: Vec<_> =
+        std::fs::read_dir(root.join(below))?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;
     names.sort();
     for name in names {
         let name = name.to_string_lossy();

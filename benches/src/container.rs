@@ -29,7 +29,7 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
         cloud.ended(operation).await?;
         let launched = begun.elapsed();
         let begun = Instant::now();
-        let operation = cloud.client.instance_delete().instance(name.as_str()).send().await?.into_inner();
+        let operation = cloud.client.instance_delete().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
         cloud.ended(operation).await?;
         let removed = begun.elapsed();
         let alone = bare.round(&name)?;

@@ -28,12 +28,12 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
         let begun = Instant::now();
         let operation = cloud.client.instance_create().body(create(&name)?).send().await?.into_inner();
         cloud.ended(operation).await?;
-        let instance = cloud.client.instance_get().instance(name.as_str()).send().await?.into_inner();
+        let instance = cloud.client.instance_get().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
         let address = instance.status.address.context("the VM has no address")?;
         greeting((address, 22).into(), begun)?;
         let took = begun.elapsed();
         let by_hand = Hand::of(&instance.metadata.id.to_string(), cloud.root())?;
-        let operation = cloud.client.instance_delete().instance(name.as_str()).send().await?.into_inner();
+        let operation = cloud.client.instance_delete().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
         let hand_took = by_hand.start()?;
         cloud.ended(operation).await?;
         if round > 0 {

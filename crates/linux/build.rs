@@ -20,7 +20,9 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("shim");
     // A static program starts faster and shares no library's writable pages; a host without libc.a gets the other kind.
     if !compile(&out, &["-Ctarget-feature=+crt-static"]) {
-        println!("cargo:warning=no static C library here: the container shim is linked dynamically and takes more memory");
+        println!(
+            "cargo:warning=no static C library here: the container shim is linked dynamically and takes more memory"
+        );
         assert!(compile(&out, &[]), "the container shim does not compile");
     }
 }

@@ -72,7 +72,8 @@ enum Parent {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     if arguments == ["trial"] {
         return ExitCode::from(TRIAL);
     }
@@ -95,7 +96,9 @@ fn main() -> ExitCode {
 
 /// The whole life of the shim.
 fn live(arguments: &[String], report: &mut File) -> Result<(), String> {
-    let [mode, attempt, run, durable, oom, bytes, files, rest @ ..] = arguments else { return Err("usage: see the source".into()) };
+    let [mode, attempt, run, durable, oom, bytes, files, rest @ ..] = arguments else {
+        return Err("usage: see the source".into());
+    };
     let durable = PathBuf::from(durable);
     let mut container = Container {
         attempt: attempt.clone(),
@@ -111,7 +114,7 @@ fn live(arguments: &[String], report: &mut File) -> Result<(), String> {
     close(report);
     container.follow(&main, streams);
     let status = match main.parent {
-        Parent::Us => kernel::reap(main.pid).ok(),
+        Parent::Us => child(&main),
         Parent::Stranger { shown } => stranger(&main, shown),
     };
     container.write_exit(status).map_err(|e| e.to_string())
@@ -158,9 +161,18 @@ impl Container {
         let terminal = streams == "tty";
         let console = self.run.join("console");
         let _ = fs::remove_file(&console);
-        let listener = terminal.then(|| UnixListener::bind(&console)).transpose().map_err(|e| format!("cannot listen for the terminal: {e}"))?;
+        let listener = terminal
+            .then(|| UnixListener::bind(&console))
+            .transpose()
+            .map_err(|e| format!("cannot listen for the terminal: {e}"))?;
         let mut command = Command::new(crun);
-        command.arg("--root").arg(root).arg("--log").arg(self.run.join("crun.log")).args(["--log-format", "json", "run", "--detach", "--bundle"]).arg(&self.durable);
+        command
+            .arg("--root")
+            .arg(root)
+            .arg("--log")
+            .arg(self.run.join("crun.log"))
+            .args(["--log-format", "json", "run", "--detach", "--bundle"])
+            .arg(&self.durable);
         command.arg("--pid-file").arg(self.run.join("pid")).env_clear().stdin(Stdio::null());
         if terminal {
             command.arg("--console-socket").arg(&console);
@@ -169,7 +181,8 @@ impl Container {
         let writer = |name| OpenOptions::new().read(true).write(true).open(self.run.join(name)).map(Stdio::from);
         let (out, err) = (writer("out").map_err(|e| e.to_string())?, writer("err").map_err(|e| e.to_string())?);
         let mut sources = self.pipes().map_err(|e| format!("cannot open the pipes: {e}"))?;
-        let status = command.arg(id).stdout(out).stderr(err).status().map_err(|e| format!("cannot start {crun}: {e}"))?;
+        let status =
+            command.arg(id).stdout(out).stderr(err).status().map_err(|e| format!("cannot start {crun}: {e}"))?;
         drop(command);
         if !status.success() {
             return Err(format!("crun ended with {status}"));
@@ -179,13 +192,26 @@ impl Container {
         let held = kernel::pidfd(pid).map_err(|e| format!("cannot hold process {pid}: {e}"))?;
         let mut keeper = 0;
         if let Some(listener) = listener {
-            let terminal = listener.accept().and_then(|(stream, _)| kernel::receive_fd(&stream)).map_err(|e| format!("no terminal came: {e}"))?;
+            let terminal = listener
+                .accept()
+                .and_then(|(stream, _)| kernel::receive_fd(&stream))
+                .map_err(|e| format!("no terminal came: {e}"))?;
             let _ = fs::remove_file(&console);
             keeper = keep(&terminal, &held).unwrap_or(0);
             sources.push(Source::new(nonblocking(terminal), b'o'));
         }
         // It cannot be reaped by anybody else, so its start time is there even if it has ended already.
-        Ok((Main { pid, started: field(pid, START_TIME).unwrap_or_default(), since: now(), held, parent: Parent::Us, keeper }, sources))
+        Ok((
+            Main {
+                pid,
+                started: field(pid, START_TIME).unwrap_or_default(),
+                since: now(),
+                held,
+                parent: Parent::Us,
+                keeper,
+            },
+            sources,
+        ))
     }
 
     /// Takes hold of a running container whose shim was killed.
@@ -204,7 +230,17 @@ impl Container {
         {
             sources.push(Source::new(nonblocking(terminal), b'o'));
         }
-        Ok((Main { pid, started: started.clone(), since: since.clone(), held, parent: Parent::Stranger { shown }, keeper }, sources))
+        Ok((
+            Main {
+                pid,
+                started: started.clone(),
+                since: since.clone(),
+                held,
+                parent: Parent::Stranger { shown },
+                keeper,
+            },
+            sources,
+        ))
     }
 
     /// Copies what the container writes into its log, until its main process ends and nothing is left.
@@ -266,7 +302,8 @@ impl Container {
         };
         let line = format!("{} {end} {} {}\n", self.attempt, oom_kills(&self.oom), now());
         // A full disk should cost the durability of the exit, not the exit.
-        replace(&self.durable, "exit", line.as_bytes(), true).or_else(|_| replace(&self.run, "exit", line.as_bytes(), false))
+        replace(&self.durable, "exit", line.as_bytes(), true)
+            .or_else(|_| replace(&self.run, "exit", line.as_bytes(), false))
     }
 }
 
@@ -317,10 +354,24 @@ fn nonblocking(terminal: OwnedFd) -> File {
     File::from(terminal)
 }
 
+/// How our own child ended. It becomes ours only when the last process of crun is gone, which may be a little later than its own end.
+fn child(main: &Main) -> Option<i32> {
+    for _ in 0..1000 {
+        if let Ok(status) = kernel::reap(main.pid) {
+            return Some(status);
+        }
+        kernel::wait_for(&mut [], 5);
+    }
+    None
+}
+
 /// How a process ended that is not our child. Between its death and its burial by its parent `/proc` shows it; after the burial only the
 /// hold on it does, since Linux 6.15.
 fn stranger(main: &Main, shown: bool) -> Option<i32> {
-    if shown && field(main.pid, START_TIME).as_ref() == Some(&main.started) && field(main.pid, STATE).as_deref() == Some("Z") {
+    if shown
+        && field(main.pid, START_TIME).as_ref() == Some(&main.started)
+        && field(main.pid, STATE).as_deref() == Some("Z")
+    {
         let status = field(main.pid, STATUS).and_then(|text| text.parse().ok());
         // Buried meanwhile, the number could be that of another process.
         if status.is_some() && field(main.pid, START_TIME).as_ref() == Some(&main.started) {
@@ -351,7 +402,10 @@ fn field(pid: i32, number: usize) -> Option<String> {
 /// How often the kernel ended something in the cgroup for its memory.
 fn oom_kills(file: &Path) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// Writes a file so that readers see all of it or nothing.

@@ -23,6 +23,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
+    time::{Duration, Instant},
 };
 use tar::{EntryType, Header};
 use uuid::Uuid;
@@ -293,6 +294,20 @@ fn processes(words: &[&str]) -> Vec<(i32, String)> {
     found
 }
 
+/// Removes this cloud's cgroups. The kernel needs a moment until a group whose processes were killed is empty.
+fn remove_groups(cloud: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut roots: Vec<PathBuf> =
+        fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path().join(cloud)).collect();
+    roots.push(Path::new("/sys/fs/cgroup").join(cloud));
+    while Instant::now() < deadline && roots.iter().any(|root| root.exists()) {
+        for path in cgroups(cloud).iter().chain(&roots) {
+            let _ = fs::remove_dir(path);
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// A failed case must not leave a machine behind.
 impl Drop for Machine {
     fn drop(&mut self) {
@@ -310,6 +325,7 @@ impl Drop for Machine {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
+        remove_groups(&self.host.cgroup());
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
         let points: Vec<&str> = mounts
             .lines()

@@ -42,6 +42,6 @@ pub(crate) fn start(control: &Arc<Control>, certificates: &Arc<Certificates>) ->
         let cause = e.source().map_or_else(|| e.to_string(), ToString::to_string);
         StartError::Listen { address: control.config.listen, cause }
     })?;
-    nodelay::set(server.local_addr());
+    // nodelay::set(server.local_addr());
     Ok(server)
 }

@@ -11,7 +11,7 @@ use crate::{
     rows::{ImageRow, OperationRow, ProjectRow},
 };
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink};
 use yun_engine::work::Followed;
@@ -139,22 +139,28 @@ pub(super) async fn start(
     let work = Followed::default();
     // Before it is stored: an operation in the state without live work counts as interrupted.
     c.works.begin(id, work.clone());
-    let stored = store(c, caller, &project, &operation).await;
-    if let Err(e) = stored {
-        c.works.end(id);
-        return Err(e.into());
-    }
     let (finished, done) = watch::channel(false);
-    let (control, followed) = (Arc::clone(c), work.clone());
+    // From here on a request that is given up gives the work up, also while the operation is on its way to the store.
+    let mut started = Started { operation: operation.clone(), work: work.clone(), done, attached: true };
+    let (stored, answer) = oneshot::channel();
+    let (control, caller) = (Arc::clone(c), caller.clone());
     let _runs_until_done = c.tasks.spawn(format!("image/{}/{}", draft.project, draft.name), move |_| async move {
-        let result = run(&*link, task, followed.clone()).await;
-        finish(&control, id, &draft, result, followed.is_cancelled()).await;
+        let written = store(&control, &caller, &project, &operation).await;
+        let begun = written.is_ok();
+        // Nobody listens any more if the request was given up; the work was told.
+        let _ = stored.send(written);
+        if begun {
+            let result = run(&*link, task, work.clone()).await;
+            finish(&control, id, &draft, result, work.is_cancelled()).await;
+        }
         control.works.end(id);
         finished.send_replace(true);
     });
-    let row = c.operations.cache.get(&[&id.to_string()]);
-    let operation = row.map_or(operation, |row| operation::view(c, &row));
-    Ok(Started { operation, work, done, attached: true })
+    answer.await.map_err(|_| Refusal::unavailable("the server is shutting down: try again when it is back"))??;
+    if let Some(row) = c.operations.cache.get(&[&id.to_string()]) {
+        started.operation = operation::view(c, &row);
+    }
+    Ok(started)
 }
 
 fn being_made(c: &Control, draft: &Draft) -> Option<Uuid> {

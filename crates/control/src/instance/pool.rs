@@ -22,12 +22,14 @@ use yun_plan::{
     amount,
     place::NodeView,
 };
-use yun_store::{Key, Row};
+use yun_store::{Key, Row, StoreError};
 use yun_types::{Instance, Name, NetworkId, Node, NodeId, Reserved, Size};
 
 /// How long an address rests before it is given to somebody else, if there are others: as long as neighbours remember the old owner's
 /// hardware address.
 const REST: Duration = Duration::from_secs(60);
+/// How long a promise stays in force when nobody knows what came of its transaction.
+const UNCERTAIN: Duration = Duration::from_secs(10);
 
 /// Decisions that the caches do not show yet.
 #[derive(Debug, Default)]
@@ -39,7 +41,8 @@ pub struct Promises {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    made: BTreeMap<u64, Instance>,
+    /// Each until somebody says what came of it, or until this moment.
+    made: BTreeMap<u64, (Instance, Option<Duration>)>,
     /// Addresses that were freed, and until when they rest.
     resting: BTreeMap<(NetworkId, Ipv4Addr), Duration>,
 }
@@ -93,7 +96,9 @@ impl<'a> Pool<'a> {
     /// Takes the snapshot.
     pub(crate) fn lock(c: &'a Control) -> Self {
         // Promises first: one that is kept meanwhile is in the cache by then.
-        let state = c.promises.lock();
+        let mut state = c.promises.lock();
+        let now = c.clock.monotonic();
+        state.made.retain(|_, (_, until)| until.is_none_or(|until| until > now));
         let rows = c.instances.cache.all(&[]);
         Self { c, state, rows }
     }
@@ -101,7 +106,7 @@ impl<'a> Pool<'a> {
     /// All instances, as they are or are about to be.
     pub(crate) fn instances(&self) -> impl Iterator<Item = &Instance> {
         let promised: BTreeMap<Uuid, &Instance> =
-            self.state.made.values().map(|instance| (instance.metadata.id, instance)).collect();
+            self.state.made.values().map(|(instance, _)| (instance.metadata.id, instance)).collect();
         let replaced: BTreeSet<Uuid> = promised.keys().copied().collect();
         let shown =
             self.rows.iter().map(|row| &row.value.0).filter(move |instance| !replaced.contains(&instance.metadata.id));
@@ -156,8 +161,8 @@ impl<'a> Pool<'a> {
     pub(crate) fn promise(mut self, instance: Instance) -> Promise<'a> {
         let number = self.state.next;
         self.state.next += 1;
-        self.state.made.insert(number, instance);
-        Promise { promises: &self.c.promises, number }
+        self.state.made.insert(number, (instance, None));
+        Promise { c: self.c, number }
     }
 }
 
@@ -175,15 +180,35 @@ fn node_view(node: &Node, held: &BTreeMap<NodeId, Reserved>) -> NodeView {
     }
 }
 
-/// A decision on its way to the store. Dropped once the caches show it, or when it has failed.
-#[derive(Debug)]
+/// A decision on its way to the store.
+///
+/// If it is dropped without a word, because the request was given up while its transaction was on its way, nobody knows what will come of
+/// it: then it stays in force for a while, by which the caches show it if it happened.
 pub(crate) struct Promise<'a> {
-    promises: &'a Promises,
+    c: &'a Control,
     number: u64,
+}
+
+impl fmt::Debug for Promise<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Promise").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl Promise<'_> {
+    /// The transaction was answered: after success the caches show it, and after a failure there is nothing to show.
+    pub(crate) fn answered<T>(self, answer: &Result<T, StoreError>) {
+        if !matches!(answer, Err(StoreError::Unknown { .. })) {
+            self.c.promises.lock().made.remove(&self.number);
+        }
+    }
 }
 
 impl Drop for Promise<'_> {
     fn drop(&mut self) {
-        self.promises.lock().made.remove(&self.number);
+        let until = self.c.clock.monotonic() + UNCERTAIN;
+        if let Some((_, end)) = self.c.promises.lock().made.get_mut(&self.number) {
+            *end = Some(until);
+        }
     }
 }

@@ -40,25 +40,34 @@ async fn wake(c: Arc<Control>, task: Task) {
     let stop = task.stopping().clone();
     loop {
         let (mut instances, mut nodes) = (c.instances.cache.subscribe(), c.nodes.cache.subscribe());
+        let mut operations = c.operations.cache.subscribe();
         // Whatever happened before the subscription.
         c.wake_instances.wake();
         c.wake_operations.wake();
         loop {
-            tokio::select! {
+            let whole = tokio::select! {
                 () = stop.cancelled() => return,
-                change = instances.next() => match change {
-                    Some(Ok(change)) => {
-                        if concerns_placement(&change) {
-                            c.wake_instances.wake();
-                        }
+                change = instances.next() => change.is_some_and(|change| change.is_ok_and(|change| {
+                    if concerns_placement(&change) {
+                        c.wake_instances.wake();
+                    }
+                    c.wake_operations.wake();
+                    true
+                })),
+                change = nodes.next() => change.is_some_and(|change| change.is_ok_and(|_| {
+                    c.wake_instances.wake();
+                    true
+                })),
+                change = operations.next() => change.is_some_and(|change| change.is_ok_and(|change| {
+                    // What it waits for may have happened just before it came.
+                    if change.new.as_ref().is_some_and(|row| !row.value.0.status.state.ended()) {
                         c.wake_operations.wake();
                     }
-                    _ => break,
-                },
-                change = nodes.next() => match change {
-                    Some(Ok(_)) => c.wake_instances.wake(),
-                    _ => break,
-                },
+                    true
+                })),
+            };
+            if !whole {
+                break;
             }
         }
     }
@@ -132,7 +141,7 @@ async fn pass(c: &Control) -> Result<Tally, StoreError> {
 /// Writes a change with the ends of its operations. `false` if somebody else was faster: the next pass looks again.
 async fn write(c: &Control, row: &Row<InstanceRow>, after: Option<Instance>) -> Result<bool, StoreError> {
     let txn = add_write(Txn::new(), row, after.as_ref())?;
-    let txn = operation::add_ends(c, txn, row.value.0.metadata.id, after.as_ref())?;
+    let txn = operation::add_ends(c, txn, row, after.as_ref()).await?;
     finish(c, txn).await
 }
 
@@ -172,11 +181,12 @@ async fn place_one(c: &Control, row: &Row<InstanceRow>) -> Result<bool, StoreErr
             txn = txn.when(Table::<NodeRow>::cmp_rev(&[node.value.0.metadata.name.as_str()], node.rev));
         }
     } else if after == *before {
+        promise.answered(&Ok(()));
         return Ok(false);
     }
-    let written = finish(c, txn).await?;
-    drop(promise);
-    Ok(placed && written)
+    let written = finish(c, txn).await;
+    promise.answered(&written);
+    Ok(placed && written?)
 }
 
 fn decide<'a>(c: &'a Control, instance: &mut Instance) -> Option<(Decision, super::Promise<'a>)> {

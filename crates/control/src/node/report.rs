@@ -49,16 +49,15 @@ async fn apply_some(c: &Arc<Control>, node: NodeId, reports: &[InstanceReport]) 
         let mut txn = Txn::new();
         for Changed { row, after } in changed.values() {
             txn = add_write(txn, row, after.as_ref())?;
-            txn = operation::add_ends(c, txn, row.value.0.metadata.id, after.as_ref())?;
+            txn = operation::add_ends(c, txn, row, after.as_ref()).await?;
+            if after.is_none() {
+                give_back(c, &row.value.0);
+            }
         }
         match commit(&*c.store, txn).await {
             Ok(out) => {
                 c.instances.cache.wait_for(out.rev).await?;
                 c.operations.cache.wait_for(out.rev).await?;
-                changed
-                    .values()
-                    .filter(|changed| changed.after.is_none())
-                    .for_each(|changed| gone(c, &changed.row.value.0));
                 return Ok(());
             }
             Err(e) if e.is_conflict() => {
@@ -95,14 +94,12 @@ fn collect(c: &Control, node: NodeId, reports: &[InstanceReport]) -> BTreeMap<Uu
     changed
 }
 
-/// Gives back what an instance held outside the state.
-fn gone(c: &Control, instance: &Instance) {
+/// Gives back what an instance holds outside the state. Before the state says that it is gone: whoever comes next must find it so.
+fn give_back(c: &Control, instance: &Instance) {
     c.live.forget_instance(InstanceId(instance.metadata.id));
     let project = instance.metadata.project.as_ref();
     let network = project.and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]));
     if let (Some(network), Some(address)) = (network, instance.status.address) {
         c.promises.rest(NetworkId(network.value.0.metadata.id), address, c.clock.monotonic());
     }
-    // Room has come.
-    c.wake_instances.wake();
 }

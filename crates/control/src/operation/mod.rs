@@ -97,8 +97,16 @@ pub(crate) fn add_to(txn: Txn, caller: &Caller, operation: &Operation) -> Result
     }
 }
 
-/// Adds the ends of all operations that end when the instance `target` becomes `after`; `None` if it goes away.
-pub(crate) fn add_ends(c: &Control, mut txn: Txn, target: Uuid, after: Option<&Instance>) -> Result<Txn, StoreError> {
+/// Adds the ends of all operations that end when the instance in `row` becomes `after`; `None` if it goes away.
+pub(crate) async fn add_ends(
+    c: &Control,
+    mut txn: Txn,
+    row: &Row<InstanceRow>,
+    after: Option<&Instance>,
+) -> Result<Txn, StoreError> {
+    // Who changed the instance may have made an operation with it, which the other cache must have seen too.
+    c.operations.cache.wait_for(row.rev).await?;
+    let target = row.value.0.metadata.id;
     for row in running(c).into_iter().filter(|row| row.value.0.spec.target.id == target) {
         if let Some(status) = yun_plan::operation::settle(&row.value.0, after, c.clock.now()) {
             txn = add_end(txn, &row, status)?;

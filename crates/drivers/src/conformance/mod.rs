@@ -104,7 +104,13 @@ pub async fn run_instances(harness: &dyn Harness) {
 /// The value, or the end of the case.
 #[track_caller]
 fn must<T>(what: impl Display, result: Result<T>) -> T {
-    result.unwrap_or_else(|error| panic!("{what}: {error} ({:?}, {})", error.kind, error.reason))
+    result.unwrap_or_else(|error| panic!("{what}: {error} ({:?}, {}){}", error.kind, error.reason, causes(&error)))
+}
+
+/// What an error came from.
+fn causes(error: &DriverError) -> String {
+    let first = std::error::Error::source(error);
+    std::iter::successors(first, |error| error.source()).map(|cause| format!("; because: {cause}")).collect()
 }
 
 /// The error, or the end of the case.

@@ -76,8 +76,8 @@ pub(super) struct Inner {
 impl ContainerDriver {
     /// Puts the shim's program on disk. Starts nothing.
     pub fn new(host: Host, mut options: ContainerDriverOptions) -> Result<Self> {
-        let shim =
-            shim::install(&[host.run(), host.state()]).map_err(|e| DriverError::io(format!("install the shim in {}", host.run().display()), e))?;
+        let shim = shim::install(&[host.run(), host.state()])
+            .map_err(|e| DriverError::io(format!("install the shim in {}", host.run().display()), e))?;
         options.runtime = locate(options.runtime);
         let inner = Inner {
             host,
@@ -128,7 +128,11 @@ fn locate(runtime: PathBuf) -> PathBuf {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).map(|directory| directory.join(&runtime)).find(|path| path.is_file()).unwrap_or(runtime)
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|directory| directory.join(&runtime))
+        .find(|path| path.is_file())
+        .unwrap_or(runtime)
 }
 
 impl Inner {
@@ -139,7 +143,9 @@ impl Inner {
 
     /// A container's cgroup.
     pub(super) fn group(&self, files: &Files) -> Result<Box<dyn Cgroup>> {
-        let layout = self.layout().ok_or_else(|| DriverError::unavailable("NotProbed", "the host's cgroups are not known yet: probe first"))?;
+        let layout = self.layout().ok_or_else(|| {
+            DriverError::unavailable("NotProbed", "the host's cgroups are not known yet: probe first")
+        })?;
         Ok(layout.group(&files.cgroup))
     }
 
@@ -175,7 +181,10 @@ impl Inner {
     }
 
     /// Runs something to its end even if the caller goes away.
-    pub(super) async fn finish<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    pub(super) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         joined(tokio::spawn(work).await)
     }
 
@@ -206,13 +215,16 @@ impl Inner {
 
 /// The answer of a task. A task that panicked is an error of its operation, not the end of this process.
 fn joined<T>(answer: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    answer.unwrap_or_else(|e| Err(DriverError::new(ErrorKind::Internal, "TaskFailed", format!("a task of the container driver failed: {e}"))))
+    answer.unwrap_or_else(|e| {
+        Err(DriverError::new(ErrorKind::Internal, "TaskFailed", format!("a task of the container driver failed: {e}")))
+    })
 }
 
 #[async_trait]
 impl InstanceDriver for ContainerDriver {
     async fn probe(&self) -> Result<DriverFacts> {
-        let mut facts = DriverFacts { driver: "container".into(), ready: false, engine: None, accel: None, message: None };
+        let mut facts =
+            DriverFacts { driver: "container".into(), ready: false, engine: None, accel: None, message: None };
         let trial = async {
             self.inner.ready().await?;
             let inner = self.inner.clone();
@@ -228,7 +240,12 @@ impl InstanceDriver for ContainerDriver {
         Ok(facts)
     }
 
-    async fn prepare(&self, instance: &DesiredInstance, image: &LocalImage, network: Option<&Attachment>) -> Result<InstanceHandle> {
+    async fn prepare(
+        &self,
+        instance: &DesiredInstance,
+        image: &LocalImage,
+        network: Option<&Attachment>,
+    ) -> Result<InstanceHandle> {
         let (id, generation) = (instance.id, instance.generation);
         let (this, instance, image, network) = (self.clone(), instance.clone(), image.clone(), network.cloned());
         let turn = self.inner.turn(id).await;
@@ -241,7 +258,8 @@ impl InstanceDriver for ContainerDriver {
             let lock = if runs { None } else { Some(this.inner.claim(&files).await?) };
             let work = move || {
                 let _lock = lock;
-                Request { files: &files, instance: &instance, image: &image, network: network.as_ref(), runs }.carry_out()?;
+                Request { files: &files, instance: &instance, image: &image, network: network.as_ref(), runs }
+                    .carry_out()?;
                 match group {
                     Some(group) => group
                         .limit(&prepare::limits(&instance))

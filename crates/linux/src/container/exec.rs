@@ -56,7 +56,8 @@ pub(super) async fn exec(inner: &Arc<Inner>, files: &Files, request: ExecRequest
         let (files, request) = (files.clone(), request.clone());
         tokio::task::spawn_blocking(move || Plan::new(&files, main, &request)).await
     };
-    let planned = planned.map_err(|e| DriverError::new(ErrorKind::Internal, "TaskFailed", format!("cannot plan a process: {e}")))??;
+    let planned = planned
+        .map_err(|e| DriverError::new(ErrorKind::Internal, "TaskFailed", format!("cannot plan a process: {e}")))??;
     match planned {
         Ok(plan) => {
             let running = Running::start(inner, files, plan, &request).await?;
@@ -113,10 +114,14 @@ impl Plan {
     fn new(files: &Files, main: Process, request: &ExecRequest) -> Result<std::result::Result<Self, Refusal>> {
         let io = |e: io::Error| DriverError::io(format!("run a process in container {}", files.id), e);
         let Some(program) = request.command.first() else {
-            return Err(DriverError::bad_request("NoCommand", "no command was given: write one, as in yun exec web -- ls /"));
+            return Err(DriverError::bad_request(
+                "NoCommand",
+                "no command was given: write one, as in yun exec web -- ls /",
+            ));
         };
-        let config: serde_json::Value = serde_json::from_slice(&fs::read(files.crun_state().join("config.json")).map_err(io)?)
-            .map_err(|e| DriverError::io("read the configuration of a container", e.into()))?;
+        let config: serde_json::Value =
+            serde_json::from_slice(&fs::read(files.crun_state().join("config.json")).map_err(io)?)
+                .map_err(|e| DriverError::io("read the configuration of a container", e.into()))?;
         let base = &config["process"];
         let root = Root::open(Path::new(&format!("/proc/{}/root", main.pid))).map_err(io)?;
         let identity = identity(base, &root, request.user.as_deref())?;
@@ -139,10 +144,16 @@ impl Plan {
         match root.find(program, search, &workdir, identity.uid, &groups) {
             Ok(_) => {}
             Err(NotRunnable::Missing) => {
-                return Ok(Err(Refusal { sentence: format!("{program}: command not found in the container ({search})"), code: 127 }));
+                return Ok(Err(Refusal {
+                    sentence: format!("{program}: command not found in the container ({search})"),
+                    code: 127,
+                }));
             }
             Err(NotRunnable::Forbidden(path)) => {
-                return Ok(Err(Refusal { sentence: format!("{}: permission denied for user {}", path.display(), identity.uid), code: 126 }));
+                return Ok(Err(Refusal {
+                    sentence: format!("{}: permission denied for user {}", path.display(), identity.uid),
+                    code: 126,
+                }));
             }
             Err(NotRunnable::Interpreter { script, interpreter }) => {
                 let sentence = format!("{}: its interpreter {interpreter} is not in the container", script.display());
@@ -170,8 +181,12 @@ impl Plan {
 
 fn identity(base: &serde_json::Value, root: &Root, wanted: Option<&str>) -> Result<Identity> {
     if let Some(wanted) = wanted {
-        return users::resolve(wanted, &root.text("/etc/passwd"), &root.text("/etc/group"))
-            .map_err(|e| DriverError::bad_request("UserNotFound", format!("cannot run a process: {e}: write a user that it has, or numbers")));
+        return users::resolve(wanted, &root.text("/etc/passwd"), &root.text("/etc/group")).map_err(|e| {
+            DriverError::bad_request(
+                "UserNotFound",
+                format!("cannot run a process: {e}: write a user that it has, or numbers"),
+            )
+        });
     }
     let number = |value: &serde_json::Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     let user = &base["user"];
@@ -201,10 +216,19 @@ impl Running {
         let mut command = Command::new(&inner.options.runtime);
         // A group of its own: an interrupt at the terminal that yun itself was started from is not meant for it.
         command.process_group(0).arg("--root").arg(&files.crun_root);
-        command.arg("--log").arg(plan.path("log")).args(["--log-format", "json", "exec", "--process"]).arg(plan.path("json"));
+        command
+            .arg("--log")
+            .arg(plan.path("log"))
+            .args(["--log-format", "json", "exec", "--process"])
+            .arg(plan.path("json"));
         command.arg("--pid-file").arg(plan.path("pid")).env_clear().current_dir("/");
         if let Some(console) = &console {
-            command.arg("--console-socket").arg(console.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .arg("--console-socket")
+                .arg(console.path())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
         } else {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         }
@@ -249,7 +273,11 @@ impl Running {
 
     fn refused(&self) -> DriverError {
         let said = crun_said(&self.plan.path("log"));
-        DriverError::new(ErrorKind::Internal, "ExecFailed", format!("cannot run a process in container {}: {said}", self.files.id))
+        DriverError::new(
+            ErrorKind::Internal,
+            "ExecFailed",
+            format!("cannot run a process in container {}: {said}", self.files.id),
+        )
     }
 
     /// Carries frames until the process ends or the person leaves.
@@ -326,7 +354,8 @@ impl Running {
     /// The process inside, once crun has told its pid.
     async fn process(&mut self) -> Option<Process> {
         for _ in 0..500 {
-            if let Some(pid) = fs::read_to_string(self.plan.path("pid")).ok().and_then(|text| text.trim().parse().ok()) {
+            if let Some(pid) = fs::read_to_string(self.plan.path("pid")).ok().and_then(|text| text.trim().parse().ok())
+            {
                 let group = self.inner.group(&self.files).ok()?;
                 return Process::now(pid).filter(|_| group.processes().is_ok_and(|all| all.contains(&pid)));
             }
@@ -415,7 +444,12 @@ async fn write(stdin: &mut Option<Box<dyn AsyncWrite + Send + Unpin>>, waiting: 
 }
 
 /// Copies one direction until its end; after the end of the process, until nothing comes any more.
-async fn pump(mut source: Box<dyn AsyncRead + Send + Unpin>, frame: fn(Bytes) -> Output, to: mpsc::Sender<Output>, ended: CancellationToken) {
+async fn pump(
+    mut source: Box<dyn AsyncRead + Send + Unpin>,
+    frame: fn(Bytes) -> Output,
+    to: mpsc::Sender<Output>,
+    ended: CancellationToken,
+) {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(FRAME);

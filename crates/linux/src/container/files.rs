@@ -176,7 +176,10 @@ mod tests {
     fn records_of_another_attempt_say_nothing() {
         let line = "t1 100 200 300 400 2026-11-21T05:43:30.349209123Z 0\n";
         let running = Running::parse(line, "t1").unwrap();
-        assert_eq!((running.main, running.shim), (Process { pid: 100, started: 200 }, Process { pid: 300, started: 400 }));
+        assert_eq!(
+            (running.main, running.shim),
+            (Process { pid: 100, started: 200 }, Process { pid: 300, started: 400 })
+        );
         assert_eq!(Running::parse(line, "t2"), None);
         assert_eq!(Running::parse("t1 100 200 300", "t1"), None);
         assert_eq!(parse_exit("t1 0 0 0 2026-11-21T05:43:30Z", "t2"), None);

@@ -81,8 +81,15 @@ impl Inner {
                 }
             }
         };
-        let message = || format!("container {} has been starting or ending for {PASSING:?}: its shim hangs; look at the host's disk", files.id);
-        tokio::time::timeout(PASSING, waiting).await.map_err(|_| DriverError::new(ErrorKind::Timeout, "ShimHangs", message()))?
+        let message = || {
+            format!(
+                "container {} has been starting or ending for {PASSING:?}: its shim hangs; look at the host's disk",
+                files.id
+            )
+        };
+        tokio::time::timeout(PASSING, waiting)
+            .await
+            .map_err(|_| DriverError::new(ErrorKind::Timeout, "ShimHangs", message()))?
     }
 
     /// Looks, and gives a running container a shim if its own was killed.
@@ -122,8 +129,13 @@ impl Inner {
             Truth::Absent | Truth::Passing => Observed::Absent,
             Truth::Ended(exit) => Observed::Ended { exit },
             Truth::Running { running, .. } => {
-                let frozen = self.layout().is_some_and(|layout| layout.group(&files.cgroup).is_frozen().unwrap_or(false));
-                if frozen { Observed::Paused { since: running.since } } else { Observed::Running { since: running.since } }
+                let frozen =
+                    self.layout().is_some_and(|layout| layout.group(&files.cgroup).is_frozen().unwrap_or(false));
+                if frozen {
+                    Observed::Paused { since: running.since }
+                } else {
+                    Observed::Running { since: running.since }
+                }
             }
         })
     }
@@ -137,7 +149,11 @@ impl Inner {
     pub(super) async fn main_process(self: &Arc<Self>, files: &Files) -> Result<Process> {
         match self.settled(files).await? {
             Truth::Running { running, .. } => Ok(running.main),
-            _ => Err(DriverError::new(ErrorKind::Conflict, "NotRunning", format!("container {} does not run: start it first", files.id))),
+            _ => Err(DriverError::new(
+                ErrorKind::Conflict,
+                "NotRunning",
+                format!("container {} does not run: start it first", files.id),
+            )),
         }
     }
 
@@ -154,8 +170,7 @@ impl Inner {
                 return Ok(lock);
             }
             if tokio::time::Instant::now() > deadline {
-                let message = format!("container {} is held by another process of yun, or by its shim, for {PASSING:?}", files.id);
-                return Err(DriverError::new(ErrorKind::Timeout, "ShimHangs", message));
+                return Err(held(files));
             }
             tokio::time::sleep(STEP).await;
         }
@@ -164,25 +179,22 @@ impl Inner {
     /// Starts it, unless it runs.
     pub(super) async fn start(self: &Arc<Self>, files: &Files) -> Result<()> {
         self.ready().await?;
-        let missing = || {
-            let message = format!("container {} was not prepared on this node: prepare it first", files.id);
-            DriverError::new(ErrorKind::NotFound, "NotPrepared", message)
-        };
-        if matches!(self.cared_for(files).await?, Truth::Running { .. }) {
-            return Ok(());
-        }
-        files.prepared().ok_or_else(missing)?;
-        let lock = self.claim(files).await?;
-        let Some(prepared) = files.prepared() else {
-            // Removed meanwhile by another process: nothing of ours may stay.
-            let run = files.run.clone();
-            self.blocking("remove a container's files", move || remove_tree(&run)).await?;
-            return Err(missing());
-        };
-        self.clear(files).await?;
-        let attempt = {
-            let (files, layers) = (files.clone(), prepared.layers.clone());
-            self.blocking("lay out a container", move || lay_out(&files, &layers)).await?
+        let deadline = tokio::time::Instant::now() + PASSING;
+        let (lock, attempt, prepared) = loop {
+            let (inner, paths) = (self.clone(), files.clone());
+            // In one step, because each change of thread costs a loaded host a millisecond.
+            match self.blocking("lay out a container", move || Step::take(&inner, &paths)).await? {
+                Step::Started => return Ok(()),
+                Step::Ready { lock, attempt, prepared } => break (lock, attempt, prepared),
+                Step::Missing => {
+                    let message = format!("container {} was not prepared on this node: prepare it first", files.id);
+                    return Err(DriverError::new(ErrorKind::NotFound, "NotPrepared", message));
+                }
+                Step::Held if tokio::time::Instant::now() > deadline => return Err(held(files)),
+                Step::Held => tokio::time::sleep(STEP).await,
+                Step::Alone => drop(self.cared_for(files).await?),
+                Step::Littered => self.clear(files).await?,
+            }
         };
         let started = self.launch(files).run(lock, &attempt, &prepared, &self.options.runtime).await;
         if started.is_err() {
@@ -198,21 +210,20 @@ impl Inner {
         let Some(layout) = self.layout() else { return Ok(()) };
         let deadline = tokio::time::Instant::now() + DYING;
         loop {
-            let group = layout.group(&files.cgroup);
+            let (group, state) = (layout.group(&files.cgroup), files.crun_state());
             let step = self.blocking("end the rest of a container", move || {
                 if !group.processes()?.is_empty() {
                     group.kill()?;
                 }
-                group.remove()
+                group.remove()?;
+                remove_tree(&state)
             });
             match step.await {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(e) if tokio::time::Instant::now() > deadline => return Err(e),
                 Err(_) => tokio::time::sleep(STEP).await,
             }
         }
-        let state = files.crun_state();
-        self.blocking("remove crun's state of a container", move || remove_tree(&state)).await
     }
 
     /// After its end: gives back the kernel's part of it. Best effort; the next start and the removal do the same.
@@ -240,7 +251,10 @@ impl Inner {
                 }
                 Truth::Running { running, .. } => {
                     // The shim ends right after it has written down the container's end. If it was killed instead, the next look says so.
-                    let shim = files.attempt().and_then(|attempt| files.running(&attempt)).map_or(running.shim, |now| now.shim);
+                    let shim = files
+                        .attempt()
+                        .and_then(|attempt| files.running(&attempt))
+                        .map_or(running.shim, |now| now.shim);
                     shim.ended().await.map_err(|e| DriverError::io(format!("wait for container {}", files.id), e))?;
                 }
             }
@@ -273,7 +287,7 @@ impl Inner {
                 let kill = async move {
                     let _turn = turn;
                     match inner.look(&files).await? {
-                        Truth::Running { running, .. } if running.main == main => inner.kill(&files).await,
+                        Truth::Running { running, .. } if running.main == main => inner.kill(&files, Some(main)).await,
                         _ => Ok(()),
                     }
                 };
@@ -283,8 +297,8 @@ impl Inner {
         self.wait(files).await
     }
 
-    /// Ends everything in its cgroup at once.
-    async fn kill(self: &Arc<Self>, files: &Files) -> Result<()> {
+    /// Ends everything in its cgroup at once, and waits until it is dead. With its main process, the rest dies by the kernel's hand.
+    async fn kill(self: &Arc<Self>, files: &Files, main: Option<Process>) -> Result<()> {
         let Some(layout) = self.layout() else { return Ok(()) };
         let kill = async {
             loop {
@@ -301,11 +315,23 @@ impl Inner {
                 if !left.await? {
                     return Ok(());
                 }
-                tokio::time::sleep(STEP).await;
+                match main {
+                    Some(main) if main.is_alive() => {
+                        main.ended().await.map_err(|e| DriverError::io("wait for a container", e))?
+                    }
+                    _ => tokio::time::sleep(STEP).await,
+                }
             }
         };
-        let message = || format!("processes of container {} do not die: they hang in the kernel, often on a disk that does not answer", files.id);
-        tokio::time::timeout(DYING, kill).await.map_err(|_| DriverError::new(ErrorKind::Timeout, "ProcessesHang", message()))?
+        let message = || {
+            format!(
+                "processes of container {} do not die: they hang in the kernel, often on a disk that does not answer",
+                files.id
+            )
+        };
+        tokio::time::timeout(DYING, kill)
+            .await
+            .map_err(|_| DriverError::new(ErrorKind::Timeout, "ProcessesHang", message()))?
     }
 
     /// See [`yun_drivers::InstanceDriver::pause`] and `resume`.
@@ -323,7 +349,8 @@ impl Inner {
                 return Ok(());
             }
             if tokio::time::Instant::now() > deadline {
-                let message = format!("container {} does not stand still: a process of it hangs in the kernel", files.id);
+                let message =
+                    format!("container {} does not stand still: a process of it hangs in the kernel", files.id);
                 return Err(DriverError::new(ErrorKind::Timeout, "FreezeHangs", message));
             }
             tokio::time::sleep(STEP).await;
@@ -334,7 +361,7 @@ impl Inner {
     pub(super) async fn remove(self: &Arc<Self>, id: InstanceId) -> Result<()> {
         let files = Files::new(&self.host, id);
         self.detect().await?;
-        self.kill(&files).await?;
+        self.kill(&files, None).await?;
         let lock = self.end_shim(&files).await?;
         self.clear(&files).await?;
         let work = move || {
@@ -366,10 +393,61 @@ impl Inner {
                 held.signal(nix::libc::SIGKILL).map_err(|e| DriverError::io("kill a shim", e))?;
             }
             // It may be in the middle of a start.
-            self.kill(files).await?;
+            self.kill(files, None).await?;
             tokio::time::sleep(STEP).await;
         }
         Ok(None)
+    }
+}
+
+fn held(files: &Files) -> DriverError {
+    let message = format!(
+        "container {} has been held by its shim or by another process of yun for {PASSING:?}: look at the host's disk",
+        files.id
+    );
+    DriverError::new(ErrorKind::Timeout, "ShimHangs", message)
+}
+
+/// Where a start stands.
+enum Step {
+    /// It runs.
+    Started,
+    /// It runs, and its shim was killed.
+    Alone,
+    /// Somebody else is at work.
+    Held,
+    /// There is nothing to start.
+    Missing,
+    /// An earlier attempt has left something.
+    Littered,
+    /// All is there.
+    Ready { lock: Lock, attempt: Attempt, prepared: Prepared },
+}
+
+impl Step {
+    /// Goes as far as it can without waiting.
+    fn take(inner: &Inner, files: &Files) -> io::Result<Self> {
+        match look(files, inner)? {
+            Truth::Running { shim: true, .. } => return Ok(Self::Started),
+            Truth::Running { shim: false, .. } => return Ok(Self::Alone),
+            Truth::Passing => return Ok(Self::Held),
+            Truth::Absent | Truth::Ended(_) => {}
+        }
+        if files.prepared().is_none() {
+            return Ok(Self::Missing);
+        }
+        fs::create_dir_all(&files.run)?;
+        let Some(lock) = Lock::take(files)? else { return Ok(Self::Held) };
+        let Some(prepared) = files.prepared() else {
+            // Removed meanwhile by another process: nothing of ours may stay.
+            remove_tree(&files.run)?;
+            return Ok(Self::Missing);
+        };
+        if files.crun_state().exists() || inner.layout().is_some_and(|layout| layout.group(&files.cgroup).exists()) {
+            return Ok(Self::Littered);
+        }
+        let attempt = lay_out(files, &prepared.layers)?;
+        Ok(Self::Ready { lock, attempt, prepared })
     }
 }
 

@@ -54,11 +54,18 @@ pub(super) fn parse_record(line: &[u8]) -> Option<Record<'_>> {
 }
 
 /// Opens a container's log.
-pub(super) async fn open(inner: Arc<Inner>, files: Files, request: LogRequest) -> Result<BoxStream<'static, io::Result<LogLine>>> {
+pub(super) async fn open(
+    inner: Arc<Inner>,
+    files: Files,
+    request: LogRequest,
+) -> Result<BoxStream<'static, io::Result<LogLine>>> {
     let count = inner.options.log.files;
     let path = files.log();
-    let opened = inner.blocking("open a container's log", move || Reader::open(path, count, &request).map(|reader| (reader, request.follow)));
-    let (reader, follow) = opened.await.map_err(|e| DriverError { message: format!("{} (container {})", e.message, files.id), ..e })?;
+    let opened = inner.blocking("open a container's log", move || {
+        Reader::open(path, count, &request).map(|reader| (reader, request.follow))
+    });
+    let (reader, follow) =
+        opened.await.map_err(|e| DriverError { message: format!("{} (container {})", e.message, files.id), ..e })?;
     let state = Following { reader, inner, files, follow, over: false };
     Ok(futures::stream::try_unfold(state, Following::next).map(flatten).flatten().boxed())
 }
@@ -266,7 +273,12 @@ impl Reader {
         let since = self.since;
         let parts = std::mem::take(&mut self.parts);
         let streams = [LogStream::Stdout, LogStream::Stderr];
-        parts.into_iter().zip(streams).filter(|(part, _)| !part.text.is_empty()).filter_map(|(part, stream)| line(stream, part, since)).collect()
+        parts
+            .into_iter()
+            .zip(streams)
+            .filter(|(part, _)| !part.text.is_empty())
+            .filter_map(|(part, stream)| line(stream, part, since))
+            .collect()
     }
 }
 
@@ -351,7 +363,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("container.log");
         let at = stamp(1);
-        fs::write(&path, format!("{at} o P a\n{at} e P x\n{at} o P b\n{at} o F c\n{at} e F y\nbroken\n{at} o P end")).unwrap();
+        fs::write(&path, format!("{at} o P a\n{at} e P x\n{at} o P b\n{at} o F c\n{at} e F y\nbroken\n{at} o P end"))
+            .unwrap();
         let mut reader = Reader::open(path.clone(), 1, &LogRequest::default()).unwrap();
         let lines = reader.batch().unwrap();
         assert_eq!(texts(&lines), ["abc", "xy"]);

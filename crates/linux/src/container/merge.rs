@@ -38,7 +38,9 @@ pub(super) fn merge(image: &ContainerConfig, options: &ContainerOptions) -> Want
         env,
         user: said(&options.user).or_else(|| said(&image.user)).unwrap_or_default(),
         workdir: said(&options.workdir).or_else(|| said(&image.workdir)).unwrap_or_else(|| "/".to_owned()),
-        stop_signal: said(&options.stop_signal).or_else(|| said(&image.stop_signal)).unwrap_or_else(|| "SIGTERM".to_owned()),
+        stop_signal: said(&options.stop_signal)
+            .or_else(|| said(&image.stop_signal))
+            .unwrap_or_else(|| "SIGTERM".to_owned()),
     }
 }
 
@@ -64,7 +66,11 @@ mod tests {
     fn entrypoint_and_command_merge_as_docker_does() {
         let image = ContainerConfig { entrypoint: words("/entry -x"), command: words("serve"), ..Default::default() };
         let merged = |entrypoint: Option<&str>, command: Option<&str>| {
-            let options = ContainerOptions { entrypoint: entrypoint.map(words), command: command.map(words), ..Default::default() };
+            let options = ContainerOptions {
+                entrypoint: entrypoint.map(words),
+                command: command.map(words),
+                ..Default::default()
+            };
             merge(&image, &options).arguments.join(" ")
         };
         assert_eq!(merged(None, None), "/entry -x serve");
@@ -84,7 +90,11 @@ mod tests {
             stop_signal: Some("SIGQUIT".into()),
             ..Default::default()
         };
-        let options = ContainerOptions { env: BTreeMap::from([("B".into(), "3=4".into())]), user: Some("5".into()), ..Default::default() };
+        let options = ContainerOptions {
+            env: BTreeMap::from([("B".into(), "3=4".into())]),
+            user: Some("5".into()),
+            ..Default::default()
+        };
         let wanted = merge(&image, &options);
         let env: Vec<_> = wanted.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(env, ["A=1", "B=3=4", "PATH=/opt/bin"]);

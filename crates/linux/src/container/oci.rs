@@ -167,7 +167,9 @@ pub(super) fn mount_fault(mount: &Mount) -> Option<String> {
         return Some(format!("its target {target:?} is not an absolute path below / without .."));
     }
     match mount {
-        Mount::Bind { source, .. } if !Path::new(source).is_absolute() => Some(format!("its source {source:?} is not an absolute path")),
+        Mount::Bind { source, .. } if !Path::new(source).is_absolute() => {
+            Some(format!("its source {source:?} is not an absolute path"))
+        }
         _ => None,
     }
 }
@@ -181,7 +183,14 @@ mod tests {
         let env = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
         let identity = Identity { uid, gid: 7, additional: vec![8], home: "/".into() };
         let arguments = ["/bin/x".to_owned()];
-        let process = ProcessSpec { arguments: &arguments, env: &env, workdir: "/w", identity: &identity, tty: false, open_files: 20_000 };
+        let process = ProcessSpec {
+            arguments: &arguments,
+            env: &env,
+            workdir: "/w",
+            identity: &identity,
+            tty: false,
+            open_files: 20_000,
+        };
         let mounts = [
             Mount::Bind { source: "/srv".into(), target: "/data".into(), read_only: true },
             Mount::Tmpfs { target: "/cache".into(), size: None },
@@ -204,7 +213,10 @@ mod tests {
             let resources = &config["linux"]["resources"];
             assert_eq!(resources["cpu"], json!({"quota": 50_000, "period": 100_000, "shares": 512}));
             assert_eq!(resources["memory"], json!({"limit": 64 << 20, "swap": 64 << 20}));
-            assert_eq!(config["process"]["rlimits"][0], json!({"type": "RLIMIT_NOFILE", "soft": 20_000, "hard": 20_000}));
+            assert_eq!(
+                config["process"]["rlimits"][0],
+                json!({"type": "RLIMIT_NOFILE", "soft": 20_000, "hard": 20_000})
+            );
             assert_eq!(config["linux"]["namespaces"][5], json!({"type": "network", "path": "/run/netns/x"}));
         });
     }
@@ -231,7 +243,8 @@ mod tests {
 
     #[test]
     fn mounts_that_cannot_work_are_named() {
-        let bind = |source: &str, target: &str| Mount::Bind { source: source.into(), target: target.into(), read_only: false };
+        let bind =
+            |source: &str, target: &str| Mount::Bind { source: source.into(), target: target.into(), read_only: false };
         assert_eq!(mount_fault(&bind("/a", "/b")), None);
         assert!(mount_fault(&bind("a", "/b")).unwrap().contains("source"));
         assert!(mount_fault(&bind("/a", "/b/../..")).unwrap().contains("target"));

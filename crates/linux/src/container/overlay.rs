@@ -84,7 +84,9 @@ fn short_names(directory: &Path, layers: &[PathBuf]) -> io::Result<Vec<PathBuf>>
     let link = |(index, layer): (usize, &PathBuf)| {
         let path = directory.join(index.to_string());
         match symlink(layer, &path) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(&path).and_then(|()| symlink(layer, &path))?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&path).and_then(|()| symlink(layer, &path))?
+            }
             other => other?,
         }
         Ok(path)

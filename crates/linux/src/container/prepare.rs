@@ -49,8 +49,12 @@ impl Request<'_> {
         let config = self.config(wanted, &root)?;
         replace(&files.config(), &serde_json::to_vec(&config).map_err(|e| io("write the configuration")(e.into()))?)
             .map_err(io("write the configuration"))?;
-        let prepared =
-            Prepared { generation: instance.generation, layers: image.layers.clone(), stop_signal, tty: instance.spec.container.tty };
+        let prepared = Prepared {
+            generation: instance.generation,
+            layers: image.layers.clone(),
+            stop_signal,
+            tty: instance.spec.container.tty,
+        };
         files.write_prepared(&prepared).map_err(io("write down the preparation"))?;
         Ok(prepared)
     }
@@ -70,7 +74,10 @@ impl Request<'_> {
             return Err(DriverError::new(
                 ErrorKind::Damaged,
                 "ImageDamaged",
-                format!("image {} has no layers: import it again (yun image rm, then yun image import)", self.image_name()),
+                format!(
+                    "image {} has no layers: import it again (yun image rm, then yun image import)",
+                    self.image_name()
+                ),
             ));
         }
         let mount = || {
@@ -79,25 +86,35 @@ impl Request<'_> {
             }
             overlay::ensure_mounted(files, &image.layers)
         };
-        mount().map_err(|e| DriverError::io(format!("mount the layers of image {} for instance {}", self.image_name(), self.instance.name), e))
+        mount().map_err(|e| {
+            DriverError::io(
+                format!("mount the layers of image {} for instance {}", self.image_name(), self.instance.name),
+                e,
+            )
+        })
     }
 
     fn stop_signal(&self, wanted: &Wanted) -> Result<i32> {
         signal_number(&wanted.stop_signal).ok_or_else(|| {
-            self.bad("BadStopSignal", format_args!("stop signal {:?} is unknown: write a name such as SIGTERM or SIGINT", wanted.stop_signal))
+            self.bad(
+                "BadStopSignal",
+                format_args!("stop signal {:?} is unknown: write a name such as SIGTERM or SIGINT", wanted.stop_signal),
+            )
         })
     }
 
     fn check_mounts(&self) -> Result<()> {
         for mount in &self.instance.spec.container.mounts {
             let fault = oci::mount_fault(mount).or_else(|| match mount {
-                Mount::Bind { source, .. } if !Path::new(source).exists() => {
-                    Some(format!("its source {source} is not on this node: make it first, or choose a node that has it"))
-                }
+                Mount::Bind { source, .. } if !Path::new(source).exists() => Some(format!(
+                    "its source {source} is not on this node: make it first, or choose a node that has it"
+                )),
                 _ => None,
             });
             if let Some(fault) = fault {
-                return Err(self.bad("BadMount", format_args!("the mount on {:?} cannot be made: {fault}", mount.target())));
+                return Err(
+                    self.bad("BadMount", format_args!("the mount on {:?} cannot be made: {fault}", mount.target()))
+                );
             }
         }
         Ok(())
@@ -106,11 +123,20 @@ impl Request<'_> {
     fn config(&self, mut wanted: Wanted, root: &Root) -> Result<serde_json::Value> {
         let Self { files, instance, network, .. } = self;
         let options = &instance.spec.container;
-        let identity = users::resolve(&wanted.user, &root.text("/etc/passwd"), &root.text("/etc/group")).map_err(|e| {
-            self.bad("UserNotFound", format_args!("{e} ({}): write a user that the image has, or numbers as in 1000:1000", self.image_name()))
-        })?;
+        let identity =
+            users::resolve(&wanted.user, &root.text("/etc/passwd"), &root.text("/etc/group")).map_err(|e| {
+                self.bad(
+                    "UserNotFound",
+                    format_args!(
+                        "{e} ({}): write a user that the image has, or numbers as in 1000:1000",
+                        self.image_name()
+                    ),
+                )
+            })?;
         if !Path::new(&wanted.workdir).is_absolute() {
-            return Err(self.bad("BadWorkdir", format_args!("working directory {:?} is not an absolute path", wanted.workdir)));
+            return Err(
+                self.bad("BadWorkdir", format_args!("working directory {:?} is not an absolute path", wanted.workdir))
+            );
         }
         let mut defaults = vec![("HOME", identity.home.clone()), ("HOSTNAME", instance.name.to_string())];
         if options.tty {
@@ -120,7 +146,9 @@ impl Request<'_> {
             wanted.env.entry(name.to_owned()).or_insert(value);
         }
         self.check_program(&wanted, root, &identity)?;
-        let names = self.write_names().map_err(|e| DriverError::io(format!("write the name files of instance {}", instance.name), e))?;
+        let names = self
+            .write_names()
+            .map_err(|e| DriverError::io(format!("write the name files of instance {}", instance.name), e))?;
         let process = ProcessSpec {
             arguments: &wanted.arguments,
             env: &wanted.env,
@@ -162,16 +190,24 @@ impl Request<'_> {
             Err(NotRunnable::Missing) if program.contains('/') => {
                 Err(self.bad("EntrypointNotFound", format_args!("image {image} has no program {program:?}: {way_out}")))
             }
-            Err(NotRunnable::Missing) => {
-                Err(self.bad("EntrypointNotFound", format_args!("image {image} has no program {program:?} in {search}: {way_out}")))
-            }
+            Err(NotRunnable::Missing) => Err(self.bad(
+                "EntrypointNotFound",
+                format_args!("image {image} has no program {program:?} in {search}: {way_out}"),
+            )),
             Err(NotRunnable::Forbidden(path)) => Err(self.bad(
                 "PermissionDenied",
-                format_args!("user {} may not execute {} of image {image}: {way_out}, or another user", identity.uid, path.display()),
+                format_args!(
+                    "user {} may not execute {} of image {image}: {way_out}, or another user",
+                    identity.uid,
+                    path.display()
+                ),
             )),
             Err(NotRunnable::Interpreter { script, interpreter }) => Err(self.bad(
                 "EntrypointNotFound",
-                format_args!("{} of image {image} is a script for {interpreter}, which the image does not have: {way_out}", script.display()),
+                format_args!(
+                    "{} of image {image} is a script for {interpreter}, which the image does not have: {way_out}",
+                    script.display()
+                ),
             )),
         }
     }
@@ -194,10 +230,14 @@ impl Request<'_> {
             fs::write(&path, text)?;
             Ok((target, path))
         };
-        [("/etc/hosts", "hosts", hosts), ("/etc/hostname", "hostname", format!("{name}\n")), ("/etc/resolv.conf", "resolv.conf", resolv)]
-            .into_iter()
-            .map(write)
-            .collect()
+        [
+            ("/etc/hosts", "hosts", hosts),
+            ("/etc/hostname", "hostname", format!("{name}\n")),
+            ("/etc/resolv.conf", "resolv.conf", resolv),
+        ]
+        .into_iter()
+        .map(write)
+        .collect()
     }
 }
 

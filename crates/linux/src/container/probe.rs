@@ -41,7 +41,9 @@ fn move_hugetlb(layout: &Layout) -> io::Result<()> {
     }
     let target = base.join("hugetlb");
     fs::create_dir_all(&target)?;
-    tracing::info!("mounting the hugetlb cgroup controller as version 1, because crun refuses a mixture with version 2");
+    tracing::info!(
+        "mounting the hugetlb cgroup controller as version 1, because crun refuses a mixture with version 2"
+    );
     mount(Some("cgroup"), &target, Some("cgroup"), MsFlags::empty(), Some("hugetlb"))?;
     Ok(())
 }
@@ -75,7 +77,12 @@ pub(super) fn prove(inner: &Inner) -> Result<String> {
     });
     fs::write(path("config.json"), config.to_string()).map_err(io)?;
     let mut command = Command::new(&inner.options.runtime);
-    command.arg("--root").arg(path("crun")).arg("--log").arg(path("log")).args(["--log-format", "json", "run", "--bundle"]);
+    command.arg("--root").arg(path("crun")).arg("--log").arg(path("log")).args([
+        "--log-format",
+        "json",
+        "run",
+        "--bundle",
+    ]);
     let output = command.arg(directory.path()).arg(&id).output();
     drop(mounted);
     if let Some(layout) = inner.layout() {
@@ -113,7 +120,11 @@ impl Drop for Tree<'_> {
 
 fn runtime_missing(runtime: &Path, e: io::Error) -> DriverError {
     if e.kind() == io::ErrorKind::NotFound {
-        return DriverError::unavailable("RuntimeMissing", format!("{} is not installed: run apt-get install crun", runtime.display())).with(e);
+        return DriverError::unavailable(
+            "RuntimeMissing",
+            format!("{} is not installed: run apt-get install crun", runtime.display()),
+        )
+        .with(e);
     }
     DriverError::io(format!("start {}", runtime.display()), e)
 }

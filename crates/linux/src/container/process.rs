@@ -70,8 +70,15 @@ impl Held {
     /// Sends a signal. Ok if the process is dead.
     pub(super) fn signal(&self, number: i32) -> io::Result<()> {
         // SAFETY: the descriptor lives as long as `self`; without a siginfo the kernel fills in its own.
-        let answer =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), number, std::ptr::null::<libc::siginfo_t>(), 0) };
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                number,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
         let error = io::Error::last_os_error();
         if answer == 0 || error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
     }
@@ -88,7 +95,9 @@ fn living_since(stat: &str) -> Option<u64> {
 /// handles nor blocks (pid_namespaces(7)). False when in doubt, and for a process that ignores the signal: it chose to go on for a while.
 pub(super) fn drops_signal(pid: i32, number: i32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    let Some(bit) = u32::try_from(number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| 1u64.checked_shl(n)) else { return false };
+    let Some(bit) = u32::try_from(number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| 1u64.checked_shl(n)) else {
+        return false;
+    };
     threads.flatten().all(|thread| {
         std::fs::read_to_string(thread.path().join("status")).is_ok_and(|status| {
             let mask = |name: &str| {

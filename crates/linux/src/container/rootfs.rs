@@ -28,10 +28,7 @@ pub(super) enum NotRunnable {
     /// This user may not execute it, or it is a directory.
     Forbidden(PathBuf),
     /// It is a script whose interpreter is not there.
-    Interpreter {
-        script: PathBuf,
-        interpreter: String,
-    },
+    Interpreter { script: PathBuf, interpreter: String },
 }
 
 impl Root {
@@ -75,13 +72,24 @@ impl Root {
 
     /// Where a program is that this user can execute. With a slash in it, its name is a path (from `workdir` if it is relative); without
     /// one, it is looked for in `search`, as `execvp(3)` does.
-    pub(super) fn find(&self, program: &str, search: &str, workdir: &str, uid: u32, groups: &[u32]) -> Result<PathBuf, NotRunnable> {
+    pub(super) fn find(
+        &self,
+        program: &str,
+        search: &str,
+        workdir: &str,
+        uid: u32,
+        groups: &[u32],
+    ) -> Result<PathBuf, NotRunnable> {
         let candidates: Vec<PathBuf> = if program.contains('/') {
             vec![Path::new(workdir).join(program)]
         } else if program.is_empty() {
             return Err(NotRunnable::Missing);
         } else {
-            search.split(':').filter(|part| !part.is_empty()).map(|part| Path::new(workdir).join(part).join(program)).collect()
+            search
+                .split(':')
+                .filter(|part| !part.is_empty())
+                .map(|part| Path::new(workdir).join(part).join(program))
+                .collect()
         };
         let mut worst = NotRunnable::Missing;
         for path in candidates {
@@ -98,7 +106,10 @@ impl Root {
     /// A script without its interpreter fails with "no such file", which sends people looking for the script.
     fn check_interpreter(&self, path: &Path) -> Result<(), NotRunnable> {
         let head = self.head(path, 256);
-        let Some(interpreter) = head.strip_prefix("#!").and_then(|line| line.lines().next()?.split_whitespace().next()) else { return Ok(()) };
+        let Some(interpreter) = head.strip_prefix("#!").and_then(|line| line.lines().next()?.split_whitespace().next())
+        else {
+            return Ok(());
+        };
         if self.stat(Path::new(interpreter)).is_some() {
             return Ok(());
         }
@@ -123,7 +134,9 @@ fn may_execute(stat: &FileStat, uid: u32, groups: &[u32]) -> bool {
 /// True if a path is absolute and stays below the root as it is written.
 pub(super) fn is_plain_absolute(path: &str) -> bool {
     let path = Path::new(path);
-    path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_))) && path.parent().is_some()
+    path.is_absolute()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && path.parent().is_some()
 }
 
 #[cfg(test)]
@@ -147,7 +160,9 @@ mod tests {
             fs::write(path(name), text).unwrap();
             fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
         }
-        for (name, target) in [("bin/ash", "sh"), ("bin/out", "../../../../../../bin/sh"), ("etc/passwd", "/etc/real"), ("loop", "loop")] {
+        for (name, target) in
+            [("bin/ash", "sh"), ("bin/out", "../../../../../../bin/sh"), ("etc/passwd", "/etc/real"), ("loop", "loop")]
+        {
             std::os::unix::fs::symlink(target, path(name)).unwrap();
         }
         fs::write(path("etc/real"), "root:x:0:0::/r:\n").unwrap();
@@ -170,7 +185,8 @@ mod tests {
         assert_eq!(find("plain", 0), Err(NotRunnable::Forbidden("/bin/plain".into())));
         assert_eq!(find("/bin", 0), Err(NotRunnable::Forbidden("/bin".into())));
         assert_eq!(find("mine", 1000), Err(NotRunnable::Forbidden("/bin/mine".into())));
-        let broken = NotRunnable::Interpreter { script: "/opt/tools/broken".into(), interpreter: "/usr/bin/python".into() };
+        let broken =
+            NotRunnable::Interpreter { script: "/opt/tools/broken".into(), interpreter: "/usr/bin/python".into() };
         assert_eq!(find("broken", 0), Err(broken));
     }
 

@@ -59,7 +59,8 @@ const REFUSED: &[&str] = &[
 ];
 
 /// The `CLONE_NEW*` flags of clone(2): namespaces of one's own are the usual first step out.
-const NEW_NAMESPACES: &[u64] = &[0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
+const NEW_NAMESPACES: &[u64] =
+    &[0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
 
 /// The profile, as the OCI runtime specification writes it.
 pub(super) fn profile() -> Value {

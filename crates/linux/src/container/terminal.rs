@@ -95,6 +95,9 @@ impl Terminal {
 
     /// Both directions. Not pipes, but descriptors that can be polled and read and written in the same way.
     pub(super) fn split(&self) -> io::Result<(Receiver, Sender)> {
-        Ok((Receiver::from_owned_fd_unchecked(self.fd.try_clone()?)?, Sender::from_owned_fd_unchecked(self.fd.try_clone()?)?))
+        Ok((
+            Receiver::from_owned_fd_unchecked(self.fd.try_clone()?)?,
+            Sender::from_owned_fd_unchecked(self.fd.try_clone()?)?,
+        ))
     }
 }

@@ -68,16 +68,27 @@ pub(super) fn resolve(wanted: &str, passwd: &str, group: &str) -> Result<Identit
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = number(user);
-    let entry = passwd_lines(passwd).find(|line| line.name == user).or_else(|| passwd_lines(passwd).find(|line| Some(line.uid) == number));
+    let entry = passwd_lines(passwd)
+        .find(|line| line.name == user)
+        .or_else(|| passwd_lines(passwd).find(|line| Some(line.uid) == number));
     let (name, uid, first_gid, home) = match (entry, number) {
         (Some(entry), _) => (Some(entry.name), entry.uid, entry.gid, entry.home),
         (None, Some(uid)) => (None, uid, 0, ""),
         (None, None) => return Err(Unknown::User(user.to_owned())),
     };
-    let home = if !home.is_empty() { home.to_owned() } else if uid == 0 { "/root".to_owned() } else { "/".to_owned() };
+    let home = if !home.is_empty() {
+        home.to_owned()
+    } else if uid == 0 {
+        "/root".to_owned()
+    } else {
+        "/".to_owned()
+    };
     let Some(wanted_group) = wanted_group else {
         let mut additional: Vec<u32> = match name {
-            Some(name) => group_lines(group).filter(|line| line.members.split(',').any(|m| m == name)).map(|line| line.gid).collect(),
+            Some(name) => group_lines(group)
+                .filter(|line| line.members.split(',').any(|m| m == name))
+                .map(|line| line.gid)
+                .collect(),
             None => Vec::new(),
         };
         additional.sort_unstable();
@@ -129,7 +140,11 @@ mod tests {
         assert_eq!(resolve("mysql", PASSWD, GROUP), Err(Unknown::User("mysql".into())));
         assert_eq!(resolve("web:nope", PASSWD, GROUP), Err(Unknown::Group("nope".into())));
         assert_eq!(resolve("4294967295", PASSWD, GROUP), Err(Unknown::User("4294967295".into())));
-        assert_eq!(resolve("", "", ""), Ok(Identity { uid: 0, gid: 0, additional: vec![], home: "/root".into() }), "an image without files");
+        assert_eq!(
+            resolve("", "", ""),
+            Ok(Identity { uid: 0, gid: 0, additional: vec![], home: "/root".into() }),
+            "an image without files"
+        );
     }
 
     proptest! {

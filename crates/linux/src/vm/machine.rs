@@ -131,8 +131,22 @@ impl Machine {
         operation: impl AsyncFnOnce(&Qmp) -> Result<T, QmpError>,
     ) -> Result<T, QmpError> {
         let _turn = self.monitor.lock().await;
-        let qmp = Qmp::connect(&self.files.qmp(), limit).await?;
+        let qmp = self.connect(limit).await?;
         operation(&qmp).await
+    }
+
+    /// QEMU makes its socket early, listens on it a moment later, and greets when the machine is built: while it lives, no answer means
+    /// "not yet".
+    async fn connect(&self, limit: Duration) -> Result<Qmp, QmpError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match Qmp::connect(&self.files.qmp(), limit).await {
+                Err(QmpError::Connect(_)) if Instant::now() < deadline && self.current().is_some() => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Runs one command.
@@ -190,47 +204,42 @@ impl Machine {
             self.kill(&run).await?;
             return Err(error);
         }
-        match timeout(START_LIMIT, self.executes(over)).await {
-            Ok(Ok(())) => Ok(run),
-            Ok(Err(None)) => Err(start_failure(plan.name.as_str(), &self.files.said())),
-            Ok(Err(Some(error))) => {
+        match self.executes(over).await {
+            Ok(()) => Ok(run),
+            Err(error) => {
                 self.kill(&run).await?;
-                Err(self.failed("start", error))
-            }
-            Err(_) => {
-                self.kill(&run).await?;
-                let message = format!(
-                    "VM {} did not begin to run within {START_LIMIT:?}: the host is overloaded; try again",
-                    plan.name
-                );
-                Err(DriverError::new(ErrorKind::Timeout, "StartTimeout", message))
+                Err(error)
             }
         }
     }
 
-    /// Resolves when the processor executes. `Err(None)` if QEMU ended.
-    async fn executes(&self, mut over: tokio::sync::watch::Receiver<bool>) -> Result<(), Option<QmpError>> {
-        let socket = self.files.qmp();
-        let answer = async {
-            // QEMU makes the socket early, and greets when the machine is built.
-            while !socket.exists() {
-                tokio::time::sleep(LOOK).await;
-            }
-            self.ask(START_LIMIT, async |qmp| qmp.status().await).await
-        };
+    /// Resolves when the processor of a run executes; also when it has done so and has ended since.
+    pub(super) async fn executes(&self, mut over: tokio::sync::watch::Receiver<bool>) -> Result<()> {
         let status = tokio::select! {
             // Dead before the answer: what it printed says why.
-            _ = over.wait_for(|over| *over) => return Err(None),
-            status = answer => status,
+            _ = over.wait_for(|over| *over) => Err(QmpError::Closed),
+            status = self.ask(START_LIMIT, async |qmp| qmp.status().await) => status,
         };
-        match status {
-            Ok(_) => Ok(()),
-            Err(QmpError::Connect(_) | QmpError::Closed) => {
-                let _ = timeout(ANSWER_LIMIT, over.wait_for(|over| *over)).await;
-                Err(None)
-            }
-            Err(error) => Err(Some(error)),
+        let error = match status {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let dying = matches!(error, QmpError::Closed | QmpError::Connect(_));
+        if dying && timeout(ANSWER_LIMIT, over.wait_for(|over| *over)).await.is_ok() {
+            // A guest that is done so soon is no failure of the start.
+            let ran = self.last_exit().is_some_and(|exit| exit.success());
+            return if ran { Ok(()) } else { Err(start_failure(&self.name(), &self.files.said())) };
         }
+        Err(match error {
+            QmpError::Timeout { .. } => {
+                let name = self.name();
+                let message = format!(
+                    "VM {name} did not begin to run within {START_LIMIT:?}: the host is overloaded; try again"
+                );
+                DriverError::new(ErrorKind::Timeout, "StartTimeout", message)
+            }
+            error => self.failed("start", error),
+        })
     }
 
     /// Presses the power button, and again, until the guest is down or `grace` is over.

@@ -252,8 +252,13 @@ impl InstanceDriver for VmDriver {
         let _turn = machine.change.lock().await;
         let plan = machine.files.plan()?;
         if let Some(run) = machine.current() {
-            machine.follow(&run, None);
+            let over = machine.follow(&run, None);
             machine.files.write_run(&run)?;
+            // A start that was cut short may have left it before its processor executed. One that is too busy to say so still runs.
+            match machine.executes(over).await {
+                Err(error) if machine.current().is_none() => return Err(error),
+                _ => {}
+            }
             return Ok(self.handle(&plan, Some(&run)));
         }
         let (_, verdict) = self.facts().await?;

@@ -32,8 +32,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum QmpError {
     /// Nobody listens: QEMU is not there, or not yet.
-    #[error("QEMU's control socket does not answer")]
-    Connect(#[source] io::Error),
+    #[error("QEMU's control socket does not answer: {0}")]
+    Connect(io::Error),
     /// The connection ended: QEMU ended.
     #[error("QEMU closed its control socket")]
     Closed,

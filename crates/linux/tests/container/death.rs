@@ -98,7 +98,8 @@ async fn a_terminal_outlives_its_shim_too() {
     gone(shim).await;
     assert!(world.is_running(&handle).await);
     let counted = world.log(order.id).await.lines().count();
-    until("a new shim reads the same terminal", || async { world.log(order.id).await.lines().count() > counted + 10 }).await;
+    until("a new shim reads the same terminal", || async { world.log(order.id).await.lines().count() > counted + 10 })
+        .await;
     assert_eq!(world.pids(order.id).0, main);
     expected(within(world.driver.stop(&handle, PATIENCE)).await.unwrap(), 8);
 }
@@ -164,7 +165,12 @@ async fn as_a_driver_process() {
     let id: InstanceId = id.parse().unwrap();
     let host = Host::open(root.as_ref()).unwrap();
     let driver = ContainerDriver::new(host, ContainerDriverOptions::default()).unwrap();
-    let handle = yun_drivers::InstanceHandle { id, kind: yun_types::InstanceKind::Container, generation: yun_types::Generation(1), driver: serde_json::Value::Null };
+    let handle = yun_drivers::InstanceHandle {
+        id,
+        kind: yun_types::InstanceKind::Container,
+        generation: yun_types::Generation(1),
+        driver: serde_json::Value::Null,
+    };
     driver.start(&handle).await.unwrap();
     println!("started");
     driver.wait(&handle).await.unwrap();

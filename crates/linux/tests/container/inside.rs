@@ -97,7 +97,13 @@ async fn mounts_are_as_ordered() {
     ];
     let (exit, log) = world.finish(&order).await;
     assert_eq!(exit.code, 0, "{log}");
-    assert!(log.contains("from outside") && log.contains("Read-only") && log.contains("size=1024k") && log.ends_with("cached\n"), "{log}");
+    assert!(
+        log.contains("from outside")
+            && log.contains("Read-only")
+            && log.contains("size=1024k")
+            && log.ends_with("cached\n"),
+        "{log}"
+    );
     assert_eq!(fs::read_to_string(shared.join("new")).unwrap(), "from inside\n");
     world.driver.remove(order.id).await.unwrap();
     assert!(shared.join("there").exists(), "what is mounted is not the container's own");
@@ -122,17 +128,44 @@ async fn orders_that_cannot_work_are_refused_with_a_way_out() {
     let command = |words: &[&str]| Some(words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
     let _ = command;
     let cases: &[(Change, &str, &[&str])] = &[
-        (|o| o.spec.container.command = Some(vec!["serve".into()]), "EntrypointNotFound", &["\"serve\"", "busybox", "/usr/bin", "container.command"]),
-        (|o| o.spec.container.entrypoint = Some(vec!["/no/such".into()]), "EntrypointNotFound", &["\"/no/such\"", "container.entrypoint"]),
-        (|o| o.spec.container.command = Some(vec!["orphan".into()]), "EntrypointNotFound", &["/bin/orphan", "/usr/bin/perl"]),
-        (|o| o.spec.container.command = Some(vec!["/etc/passwd".into()]), "PermissionDenied", &["/etc/passwd", "user 0"]),
+        (
+            |o| o.spec.container.command = Some(vec!["serve".into()]),
+            "EntrypointNotFound",
+            &["\"serve\"", "busybox", "/usr/bin", "container.command"],
+        ),
+        (
+            |o| o.spec.container.entrypoint = Some(vec!["/no/such".into()]),
+            "EntrypointNotFound",
+            &["\"/no/such\"", "container.entrypoint"],
+        ),
+        (
+            |o| o.spec.container.command = Some(vec!["orphan".into()]),
+            "EntrypointNotFound",
+            &["/bin/orphan", "/usr/bin/perl"],
+        ),
+        (
+            |o| o.spec.container.command = Some(vec!["/etc/passwd".into()]),
+            "PermissionDenied",
+            &["/etc/passwd", "user 0"],
+        ),
         (|o| o.spec.container.command = Some(vec![]), "EntrypointNotFound", &["names no program", "yun run"]),
         (|o| o.spec.container.user = Some("mysql".into()), "UserNotFound", &["\"mysql\"", "1000:1000"]),
         (|o| o.spec.container.user = Some("web:nope".into()), "UserNotFound", &["\"nope\""]),
         (|o| o.spec.container.stop_signal = Some("SIGNOPE".into()), "BadStopSignal", &["SIGNOPE", "SIGTERM"]),
         (|o| o.spec.container.workdir = Some("srv".into()), "BadWorkdir", &["\"srv\""]),
-        (|o| o.spec.container.mounts = vec![Mount::Bind { source: "/no/such".into(), target: "/a".into(), read_only: true }], "BadMount", &["/no/such", "\"/a\""]),
-        (|o| o.spec.container.mounts = vec![Mount::Tmpfs { target: "/a/../..".into(), size: None }], "BadMount", &["/a/../.."]),
+        (
+            |o| {
+                o.spec.container.mounts =
+                    vec![Mount::Bind { source: "/no/such".into(), target: "/a".into(), read_only: true }]
+            },
+            "BadMount",
+            &["/no/such", "\"/a\""],
+        ),
+        (
+            |o| o.spec.container.mounts = vec![Mount::Tmpfs { target: "/a/../..".into(), size: None }],
+            "BadMount",
+            &["/a/../.."],
+        ),
     ];
     for (change, reason, words) in cases {
         let mut order = world.order("true");

@@ -159,7 +159,8 @@ async fn frozen_means_that_nothing_moves() {
 async fn logs_rotate_and_are_followed() {
     let log = LogLimits { bytes: Bytes(64 << 10), files: 3 };
     let Some(world) = World::with(ContainerDriverOptions { log, ..Default::default() }) else { return };
-    let order = world.order("i=0; while [ $i -lt 6000 ]; do echo \"line $i of a log\"; i=$((i+1)); done; printf end; exit 3");
+    let order =
+        world.order("i=0; while [ $i -lt 6000 ]; do echo \"line $i of a log\"; i=$((i+1)); done; printf end; exit 3");
     let handle = world.driver.prepare(&order, &world.image(), None).await.unwrap();
     let handle = world.driver.start(&handle).await.unwrap();
     let follow = world.driver.logs(order.id, LogRequest { follow: true, ..Default::default() }).await.unwrap();
@@ -173,7 +174,11 @@ async fn logs_rotate_and_are_followed() {
         assert!(number(&pair[0]) < number(&pair[1]), "{pair:?}");
     }
     assert!(followed.iter().all(|line| line.stream == LogStream::Stdout && line.at.is_some()));
-    let kept: u64 = ["", ".1", ".2", ".3"].iter().filter_map(|n| std::fs::metadata(world.host.instance_dir(order.id).join(format!("container.log{n}"))).ok()).map(|m| m.len()).sum();
+    let kept: u64 = ["", ".1", ".2", ".3"]
+        .iter()
+        .filter_map(|n| std::fs::metadata(world.host.instance_dir(order.id).join(format!("container.log{n}"))).ok())
+        .map(|m| m.len())
+        .sum();
     assert!(kept > 64 << 10 && kept <= 3 * (64 << 10), "{kept}");
 
     let tail = LogRequest { tail: Some(2), ..Default::default() };
@@ -188,7 +193,9 @@ async fn logs_rotate_and_are_followed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_lines_and_pauses_within_lines_come_through() {
     let Some(world) = World::new() else { return };
-    let (exit, log) = world.finish(&world.order("head -c 100000 /dev/zero | busybox tr '\\0' x; echo; printf a; sleep 0.3; echo b")).await;
+    let (exit, log) = world
+        .finish(&world.order("head -c 100000 /dev/zero | busybox tr '\\0' x; echo; printf a; sleep 0.3; echo b"))
+        .await;
     assert_eq!(exit.code, 0);
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!((lines[0].len(), lines[1]), (100_000, "ab"));

@@ -64,7 +64,11 @@ async fn who_and_where_can_be_chosen() {
 async fn what_cannot_run_is_told_as_a_shell_does() {
     let Some(world) = World::new() else { return };
     let handle = world.run(PATIENT).await;
-    for (program, code, word) in [("nope", 127, "nope: command not found"), ("/etc/passwd", 126, "permission denied"), ("orphan", 127, "/usr/bin/perl")] {
+    for (program, code, word) in [
+        ("nope", 127, "nope: command not found"),
+        ("/etc/passwd", 126, "permission denied"),
+        ("orphan", 127, "/usr/bin/perl"),
+    ] {
         let said = listen(&mut world.exec(&handle, &[program]).await).await;
         assert!(said.code() == code && said.err.contains(word), "{said:?}");
     }
@@ -74,7 +78,9 @@ async fn what_cannot_run_is_told_as_a_shell_does() {
 async fn signals_arrive() {
     let Some(world) = World::new() else { return };
     let handle = world.run(PATIENT).await;
-    let mut session = world.exec(&handle, &["sh", "-c", "trap 'echo got it; exit 9' USR1; echo up; while :; do sleep 0.05; done"]).await;
+    let mut session = world
+        .exec(&handle, &["sh", "-c", "trap 'echo got it; exit 9' USR1; echo up; while :; do sleep 0.05; done"])
+        .await;
     assert_eq!(within(session.output.recv()).await, Some(Output::Stdout("up\n".into())));
     session.input.send(Input::Signal(10)).await.unwrap();
     let said = listen(&mut session).await;
@@ -87,7 +93,8 @@ async fn signals_arrive() {
 
 /// How many processes are in the container beside the two of its own script.
 async fn strangers(world: &World, id: yun_types::InstanceId) -> usize {
-    let group = yun_linux::container::cgroup::Layout::detect().unwrap().group(&format!("/{}/{id}", world.host.cgroup()));
+    let group =
+        yun_linux::container::cgroup::Layout::detect().unwrap().group(&format!("/{}/{id}", world.host.cgroup()));
     let names = group.processes().unwrap().into_iter().filter_map(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
     names.filter(|line| String::from_utf8_lossy(line).contains("4242")).count()
 }
@@ -98,7 +105,8 @@ async fn the_process_ends_when_its_person_leaves() {
     let handle = world.run(PATIENT).await;
     for terminal in [None, Some(WindowSize { columns: 80, rows: 24 })] {
         let command = ["sh", "-c", "trap '' HUP; sleep 4242 & sleep 4242; true"].map(str::to_owned).to_vec();
-        let mut session = world.driver.exec(&handle, ExecRequest { command, terminal, ..Default::default() }).await.unwrap();
+        let mut session =
+            world.driver.exec(&handle, ExecRequest { command, terminal, ..Default::default() }).await.unwrap();
         until("it runs", || strangers_are(&world, handle.id, 3)).await;
         (session.input, _) = mpsc::channel(1);
         until("nothing of it is left", || strangers_are(&world, handle.id, 0)).await;
@@ -109,9 +117,13 @@ async fn the_process_ends_when_its_person_leaves() {
     drop(world.exec(&handle, &["sleep", "4242"]).await);
     until("nothing of it is left", || strangers_are(&world, handle.id, 0)).await;
     assert!(world.is_running(&handle).await);
-    let left: Vec<_> = fs::read_dir(world.host.instance_run(handle.id)).unwrap().flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(world.host.instance_run(handle.id)).unwrap().flatten().map(|e| e.file_name()).collect();
     until("its files are gone", || async {
-        !fs::read_dir(world.host.instance_run(handle.id)).unwrap().flatten().any(|e| e.file_name().to_string_lossy().starts_with('x'))
+        !fs::read_dir(world.host.instance_run(handle.id))
+            .unwrap()
+            .flatten()
+            .any(|e| e.file_name().to_string_lossy().starts_with('x'))
     })
     .await;
     drop(left);
@@ -143,8 +155,9 @@ async fn terminals_have_a_size_and_end_politely() {
     let Some(world) = World::new() else { return };
     let handle = world.run(PATIENT).await;
     let terminal = Some(WindowSize { columns: 132, rows: 43 });
-    let command = ["sh", "-c", "tty; stty size; echo $TERM; read go; stty size; read more; echo end; exit 6"].map(str::to_owned).to_vec();
-    let mut session = world.driver.exec(&handle, ExecRequest { command, terminal, ..Default::default() }).await.unwrap();
+    let command = ["sh", "-c", "tty; while [ -z \"$(stty size)\" ]; do :; done 2>/dev/null; stty size; echo $TERM; read go; stty size; read more; echo end; exit 6"].map(str::to_owned).to_vec();
+    let mut session =
+        world.driver.exec(&handle, ExecRequest { command, terminal, ..Default::default() }).await.unwrap();
     let mut shown = String::new();
     while !shown.contains("xterm") {
         let Some(Output::Stdout(bytes)) = within(session.output.recv()).await else { panic!("{shown}") };
@@ -163,11 +176,16 @@ async fn terminals_have_a_size_and_end_politely() {
 async fn a_stopped_container_runs_nothing() {
     let Some(world) = World::new() else { return };
     let handle = world.run(PATIENT).await;
-    let mut session = world.exec(&handle, &["sleep", "1000"]).await;
+    let mut session = world.exec(&handle, &["sh", "-c", "echo up; exec sleep 1000"]).await;
+    assert_eq!(within(session.output.recv()).await, Some(Output::Stdout("up\n".into())));
     world.driver.stop(&handle, PATIENCE).await.unwrap();
     let said = listen(&mut session).await;
     assert!(matches!(&said.last, Output::Exit(exit) if exit.code == 137), "the end of the container ends it: {said:?}");
-    let error = world.driver.exec(&handle, ExecRequest { command: vec!["true".into()], ..Default::default() }).await.unwrap_err();
+    let error = world
+        .driver
+        .exec(&handle, ExecRequest { command: vec!["true".into()], ..Default::default() })
+        .await
+        .unwrap_err();
     assert_eq!((error.kind, error.reason), (ErrorKind::Conflict, "NotRunning"));
     let error = world.driver.console(&handle).await.unwrap_err();
     assert!(error.message.contains("yun exec"));

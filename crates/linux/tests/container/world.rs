@@ -111,7 +111,17 @@ impl World {
     /// Runs to the end: how it ended and what it wrote.
     pub async fn finish(&self, order: &DesiredInstance) -> (Exit, String) {
         let handle = self.run_order(order).await;
-        let exit = within(self.driver.wait(&handle)).await.unwrap().expect("its end is known");
+        let exit = within(self.driver.wait(&handle)).await.unwrap();
+        let Some(exit) = exit else {
+            let durable = self.host.instance_dir(order.id);
+            let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+            panic!(
+                "the end is not known: {:?} {:?} {:?}",
+                text(durable.join("attempt")),
+                text(durable.join("exit")),
+                text(self.run_file(order.id, "running"))
+            );
+        };
         (exit, self.log(order.id).await)
     }
 
@@ -150,7 +160,12 @@ impl World {
         let mut left = Vec::new();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let (root, run) = (self.root().display().to_string(), self.host.run().display().to_string());
-        left.extend(mounts.lines().filter(|line| line.contains(&root) || line.contains(&run)).map(|line| format!("mount {line}")));
+        left.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(&root) || line.contains(&run))
+                .map(|line| format!("mount {line}")),
+        );
         for path in Layout::detect().unwrap().everywhere(&self.host.cgroup()) {
             if path.exists() {
                 left.push(format!("cgroup {}", path.display()));
@@ -163,8 +178,15 @@ impl World {
                 left.push(format!("process {}: {line}", entry.path().display()));
             }
         }
-        for directory in [self.host.run().join("i"), self.host.state().join("instances"), self.host.run().join("crun")] {
-            left.extend(fs::read_dir(&directory).into_iter().flatten().flatten().map(|e| format!("file {}", e.path().display())));
+        for directory in [self.host.run().join("i"), self.host.state().join("instances"), self.host.run().join("crun")]
+        {
+            left.extend(
+                fs::read_dir(&directory)
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .map(|e| format!("file {}", e.path().display())),
+            );
         }
         left
     }
@@ -218,8 +240,17 @@ pub fn order(id: InstanceId, script: &str) -> DesiredInstance {
             container: ContainerOptions { command: Some(command), env: BTreeMap::new(), ..Default::default() },
             vm: VmOptions::default(),
         },
-        image: ImagePin { id: ImageId(uuid::Uuid::new_v4()), name: "busybox".into(), digest: Digest::from_sha256([7; 32]) },
-        nic: Nic { network: NetworkId(uuid::Uuid::new_v4()), address: Ipv4Addr::new(10, 77, 3, 9), mac: "02:00:00:00:00:09".into(), publish: vec![] },
+        image: ImagePin {
+            id: ImageId(uuid::Uuid::new_v4()),
+            name: "busybox".into(),
+            digest: Digest::from_sha256([7; 32]),
+        },
+        nic: Nic {
+            network: NetworkId(uuid::Uuid::new_v4()),
+            address: Ipv4Addr::new(10, 77, 3, 9),
+            mac: "02:00:00:00:00:09".into(),
+            publish: vec![],
+        },
         deleting: false,
         restarts: 0,
         restart_count: 0,
@@ -262,7 +293,11 @@ pub async fn listen(session: &mut Session) -> Said {
             Output::Stdout(bytes) => out.extend_from_slice(&bytes),
             Output::Stderr(bytes) => err.extend_from_slice(&bytes),
             last => {
-                return Said { out: String::from_utf8_lossy(&out).into(), err: String::from_utf8_lossy(&err).into(), last };
+                return Said {
+                    out: String::from_utf8_lossy(&out).into(),
+                    err: String::from_utf8_lossy(&err).into(),
+                    last,
+                };
             }
         }
     }

@@ -52,7 +52,9 @@ async fn follow_on(cloud: &Cloud, mut operation: Operation, limit: Duration, bar
         let left = limit.saturating_sub(begun.elapsed());
         if left.is_zero() {
             let (kind, target, id) = (operation.spec.kind, &operation.spec.target, operation.metadata.id);
-            let message = format!("{kind} of {target} goes on after {}s: follow it with yun operation wait {id}", limit.as_secs());
+            let progress = &operation.status.progress.message;
+            let what = if progress.is_empty() { String::new() } else { format!(" ({progress})") };
+            let message = format!("{kind} of {target} goes on after {}s{what}: follow it with yun operation wait {id}", limit.as_secs());
             return Err(Refused { exit: ExitCode::Timeout, message, code: Some("Timeout".into()) }.into());
         }
         let wait = u32::try_from(left.as_secs()).unwrap_or(POLL).clamp(1, POLL);

@@ -19,8 +19,10 @@ use crate::cli::{
     context::{Context, Contexts, admin_file, file},
 };
 
-/// How long a server may take to come up: proving KVM may cost a few seconds on a busy machine.
+/// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long this machine may take to join its own pool: proving KVM may cost a few seconds on a busy machine.
+const JOINING: Duration = Duration::from_secs(20);
 /// A log file that is larger is put aside at the next start.
 const LARGEST_LOG: u64 = 32 << 20;
 
@@ -36,12 +38,34 @@ pub(crate) async fn up(global: &Global, args: &UpArgs) -> Result<u8> {
         Some(marker) => marker,
         None => start(&host, &root, args, global.quiet).await?,
     };
+    let bar = cli::line(global.quiet);
+    bar.set_message("the server finds out what this machine can do");
+    joined(&host, marker.process).await;
+    bar.finish_and_clear();
     let context = adopt_context(global, &root)?;
     if !global.quiet {
         let how = if already.is_some() { "runs already".to_owned() } else { format!("is up ({:.1}s)", begun.elapsed().as_secs_f64()) };
         println!("the cloud {how}: https://{} (context {context})", marker.address);
     }
     Ok(0)
+}
+
+/// Waits until this machine lends what it has, so that the next command finds a pool.
+async fn joined(host: &Host, process: ProcessId) {
+    let until = Instant::now() + JOINING;
+    while !Marker::find(host).is_none_or(|marker| marker.joined || marker.process != process) {
+        if Instant::now() >= until {
+            eprintln!("this machine is still being tried out: nothing can be launched until yun node ls shows it");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+}
+
+/// A connection to the server of this machine, as its administrator.
+fn local_client(root: &Path, marker: &Marker) -> Result<yun_api::client::Client> {
+    let context = Contexts::load(&admin_file(root))?.contexts.remove("local").unwrap_or_default();
+    cli::client(&Context { host: format!("https://{}", marker.address), ..context })
 }
 
 async fn start(host: &Host, root: &Path, args: &UpArgs, quiet: bool) -> Result<Marker> {
@@ -160,8 +184,7 @@ pub(crate) async fn status(global: &Global, args: &RootArgs) -> Result<u8> {
         println!("the cloud is down: start it with yun up");
         return Ok(cli::ExitCode::Unreachable as u8);
     };
-    let context = Contexts::load(&admin_file(root))?.contexts.remove("local").unwrap_or_default();
-    let client = cli::client(&Context { host: format!("https://{}", marker.address), ..context })?;
+    let client = local_client(root, &marker)?;
     let ping = client.ping().send().await.context("the server does not answer")?.into_inner();
     let nodes = client.node_list().limit(1000).send().await.context("the server does not list its nodes")?.into_inner().items;
     let instances = client.instance_list().all_projects(true).limit(1000).send().await.context("the server does not list its instances")?.into_inner().items;

@@ -15,13 +15,16 @@ pub(crate) struct Marker {
     pub(crate) address: SocketAddr,
     /// Its version.
     pub(crate) version: String,
+    /// Whether this machine lends its pool what it has.
+    #[serde(default)]
+    pub(crate) joined: bool,
 }
 
 impl Marker {
     /// For this process.
     pub(crate) fn new(address: SocketAddr) -> Result<Self> {
         let process = ProcessId::current().context("cannot read /proc/self: is /proc mounted?")?;
-        Ok(Self { process, address, version: env!("CARGO_PKG_VERSION").to_owned() })
+        Ok(Self { process, address, version: env!("CARGO_PKG_VERSION").to_owned(), joined: false })
     }
 
     fn path(host: &Host) -> PathBuf {

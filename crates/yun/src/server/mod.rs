@@ -29,10 +29,20 @@ pub(crate) async fn run(args: &UpArgs) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let cloud = wiring::start(&config, &host, root).await?;
-    Marker::new(cloud.address)?.write(&host)?;
+    let mut marker = Marker::new(cloud.address)?;
+    marker.write(&host)?;
     tracing::info!(address = %cloud.address, cloud = %host.cloud(), root = %root.display(), "the cloud is up");
 
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    let ended = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } };
+    let joining = async {
+        cloud.joined().await;
+        marker.joined = true;
+        if let Err(error) = marker.write(&host) {
+            tracing::warn!(%error, "who waits for this machine to join its pool waits in vain");
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! { () = ended => {}, () = joining => {} }
     tracing::info!("asked to stop: instances go on without me");
     cloud.stop().await;
     Marker::remove(&host);

@@ -33,6 +33,9 @@ use crate::cli::context::{Context, Contexts, admin_file};
 /// How long parts may take to let go of what they hold.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the machine may take to find out what it can do before the cloud is called up without it.
+const FIRST_NODE: Duration = Duration::from_secs(15);
+
 /// A cloud that runs in this process.
 #[derive(Debug)]
 pub(crate) struct Cloud {
@@ -44,6 +47,11 @@ pub(crate) struct Cloud {
 }
 
 impl Cloud {
+    /// Resolves once this machine lends what it has.
+    pub(crate) async fn joined(&self) {
+        self.agent.registered().await;
+    }
+
     /// Stops serving. Instances go on.
     pub(crate) async fn stop(self) {
         self.running.shutdown().await;
@@ -77,6 +85,10 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
     let link = Arc::new(LocalLink(Arc::clone(&control)));
     let machine = Arc::new(Machine { host: host.clone(), meter: UsageMeter::default() });
     let agent = Agent::start(AgentConfig::new(host.state()), link, drivers(config, host)?, machine, clock, &tasks)?;
+    // Who is told that the cloud is up may launch at once. A node that takes longer is told of by `yun node ls` when it comes.
+    if tokio::time::timeout(FIRST_NODE, agent.registered()).await.is_err() {
+        tracing::warn!("this machine is still finding out what it can do; the cloud is up without it");
+    }
     Ok(Cloud { address: running.address, running, agent, tasks })
 }
 

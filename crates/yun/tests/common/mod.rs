@@ -1,7 +1,9 @@
 //! A real server on a root of its own, for tests, and the command line that talks to it.
 #![allow(dead_code, unreachable_pub, clippy::disallowed_methods, reason = "shared by several test programs, which start the real program")]
 
+use serde_json::Value;
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -74,6 +76,50 @@ impl Cloud {
         self.root().join("var/lib/yun")
     }
 
+    /// Starts one on a fresh root, with the image `box`: a container of busybox.
+    pub fn with_box() -> Self {
+        let cloud = Self::start();
+        cloud.ok(&["image", "build", "busybox", "box"]);
+        cloud
+    }
+
+    /// Launches a small container from `box`, which must run in the end.
+    #[track_caller]
+    pub fn launch(&self, name: &str, flags: &[&str], command: &[&str]) -> String {
+        self.ok(&launching(name, flags, command))
+    }
+
+    /// A command line as the holder of another token.
+    pub fn as_token(&self, secret: &str, words: &[&str]) -> Output {
+        self.command(words).env("YUN_TOKEN", secret).output().unwrap()
+    }
+
+    /// Runs the command line with something on its standard input.
+    pub fn fed(&self, words: &[impl AsRef<std::ffi::OsStr>], input: &[u8]) -> Output {
+        let mut command = self.command(words);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // Who refuses early reads no further.
+                let _ = pipe.write_all(input);
+            });
+            child.wait_with_output().unwrap()
+        })
+    }
+
+    /// An object as the API has it.
+    #[track_caller]
+    pub fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(&[words, &["-o", "json"]].concat())).unwrap()
+    }
+
+    /// An instance as the API has it.
+    #[track_caller]
+    pub fn show(&self, name: &str) -> Value {
+        self.json(&["show", name])
+    }
+
     /// The command line, ready to run.
     pub fn command(&self, words: &[impl AsRef<std::ffi::OsStr>]) -> Command {
         let mut command = Command::new(PROGRAM);
@@ -109,7 +155,7 @@ impl Cloud {
     /// The state of an instance, as a word.
     pub fn state_of(&self, name: &str) -> String {
         let output = self.run(&["show", name, "-o", "json"]);
-        let instance: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let instance: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         instance["status"]["state"].as_str().unwrap_or("absent").to_owned()
     }
 
@@ -125,7 +171,7 @@ impl Cloud {
 
     /// The server's pid.
     pub fn pid(&self) -> i32 {
-        let status: serde_json::Value = serde_json::from_str(&self.ok(&["status", "-o", "json"])).unwrap();
+        let status: Value = serde_json::from_str(&self.ok(&["status", "-o", "json"])).unwrap();
         i32::try_from(status["pid"].as_i64().unwrap()).unwrap()
     }
 
@@ -164,7 +210,28 @@ impl Cloud {
                 found.push(format!("cgroup {}", directory.display()));
             }
         }
+        for link in std::fs::read_dir("/sys/class/net").unwrap().flatten() {
+            let alias = std::fs::read_to_string(link.path().join("ifalias")).unwrap_or_default();
+            if !id.is_empty() && alias.replace('-', "").contains(&id) {
+                found.push(format!("interface {} {alias}", link.file_name().to_string_lossy()));
+            }
+        }
+        let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
+        found.extend(text(&tables.stdout).lines().filter(|l| l.contains(&format!("yun_{short}_"))).map(|l| format!("rules {l}")));
+        for run in [self.root().join("run/yun"), PathBuf::from(format!("/run/yun-{short}"))] {
+            for part in ["netns", "net", "i"] {
+                let entries = std::fs::read_dir(run.join(part)).into_iter().flatten().flatten();
+                found.extend(entries.map(|e| format!("run-time file {}", e.path().display())));
+            }
+        }
         found
+    }
+
+    /// What durable files there are of instances.
+    pub fn instance_files(&self) -> Vec<String> {
+        let directories = ["instances", "ledger/instances"].map(|d| self.state().join(d));
+        let entries = directories.iter().flat_map(|d| std::fs::read_dir(d).into_iter().flatten().flatten());
+        entries.map(|e| e.path().display().to_string()).collect()
     }
 }
 
@@ -175,6 +242,50 @@ impl Drop for Cloud {
         }
         let _ = self.run(&["down"]);
     }
+}
+
+/// The words of a launch of a small container from `box`.
+pub fn launching<'a>(name: &'a str, flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
+    let first = ["launch", "box", name, "--size", "cpu:0.05,memory:32M,disk:10M", "--wait", "60"];
+    let mut words = [&first[..], flags].concat();
+    if !command.is_empty() {
+        words.push("--");
+        words.extend(command);
+    }
+    words
+}
+
+/// A port of the host that is free now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What an HTTP server at this address answers, if one does.
+pub fn http(address: &str, port: u16) -> Option<String> {
+    let address = format!("{address}:{port}").parse().unwrap();
+    let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).ok()?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
+/// Makes a directory with what a container needs to run busybox.
+pub fn busybox_root(directory: &Path) {
+    std::fs::create_dir_all(directory.join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", directory.join("bin/busybox")).unwrap();
+    for name in ["sh", "echo", "sleep", "cat", "env", "httpd"] {
+        std::os::unix::fs::symlink("busybox", directory.join("bin").join(name)).unwrap();
+    }
+}
+
+/// Runs a program of the host, which must succeed.
+#[track_caller]
+pub fn run(program: &str, words: &[&str]) -> String {
+    let output = Command::new(program).args(words).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(output.status.success(), "{program} {}: {}", words.join(" "), text(&output.stderr));
+    text(&output.stdout)
 }
 
 /// Whether a process lives.

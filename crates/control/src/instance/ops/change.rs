@@ -154,18 +154,26 @@ impl<'a> Request<'a> {
         let mut txn = Txn::new();
         if changed {
             txn = add_write(txn, row, after.as_ref())?;
-            txn = operation::add_ends(c, txn, before.metadata.id, after.as_ref())?;
+            txn = operation::add_ends(c, txn, row, after.as_ref()).await?;
         }
-        let out = commit(&*c.store, operation::add_to(txn, self.caller, &operation)?).await?;
-        c.instances.cache.wait_for(out.rev).await?;
-        c.operations.cache.wait_for(out.rev).await?;
-        drop(promise);
+        let written = write(c, operation::add_to(txn, self.caller, &operation)?).await;
+        if let Some(promise) = promise {
+            promise.answered(&written);
+        }
+        written?;
         if changed {
             c.wake_instances.wake();
         }
         let row = c.operations.cache.get(&[&operation.metadata.id.to_string()]);
         Ok(row.map_or(operation, |row| operation::view(c, &row)))
     }
+}
+
+/// Commits, and waits until the caches show it.
+async fn write(c: &Control, txn: Txn) -> Result<(), StoreError> {
+    let out = commit(&*c.store, txn).await?;
+    c.instances.cache.wait_for(out.rev).await?;
+    c.operations.cache.wait_for(out.rev).await
 }
 
 fn acted<'a>(c: &'a Control, before: &Instance, action: Action, timeout: Option<u32>) -> Result<Outcome<'a>, Refusal> {

@@ -36,7 +36,7 @@ struct Draft<'a> {
     instance: Instance,
     explanation: Option<Explanation>,
     node: Option<Arc<Row<NodeRow>>>,
-    _promise: Promise<'a>,
+    promise: Promise<'a>,
 }
 
 /// Creates an instance, places it if there is room, and starts it.
@@ -56,7 +56,9 @@ pub async fn create(
             OperationKind::InstanceLaunch,
             reference(ObjectKind::Instance, &draft.instance.metadata),
         );
-        match write(c, caller, &ground, &draft, &operation).await {
+        let written = write(c, caller, &ground, &draft, &operation).await;
+        draft.promise.answered(&written);
+        match written {
             Ok(()) => {
                 operation.status.progress = yun_plan::operation::progress(&operation, Some(&draft.instance));
                 return Ok(operation::ops::find(c, caller, yun_types::OperationId(operation.metadata.id))
@@ -132,7 +134,7 @@ fn draft<'a>(
     }
     let node = instance.status.node_name.as_ref().and_then(|name| c.nodes.cache.get(&[name.as_str()]));
     let promise = pool.promise(instance.clone());
-    Ok(Draft { instance, explanation, node, _promise: promise })
+    Ok(Draft { instance, explanation, node, promise })
 }
 
 /// The instance as it is before it has a place.

@@ -144,3 +144,16 @@ async fn a_full_network_is_told_apart_from_a_full_node() {
         )
     );
 }
+
+#[tokio::test]
+async fn a_request_that_is_given_up_on_its_way_keeps_its_room_until_its_end_is_known() {
+    let (cloud, _node) = Cloud::usual().await;
+    let big = |s: &mut InstanceSpec| s.size = size("cpu:4,memory:1Gi,disk:1Gi");
+    let mut given_up = Box::pin(cloud.create("one", big));
+    assert!(futures::poll!(&mut given_up).is_pending(), "its transaction is on its way");
+    drop(given_up);
+    cloud.create("two", big).await.unwrap();
+    cloud.reaches("one", InstanceState::Running).await;
+    let two = cloud.instance("two").unwrap();
+    assert_eq!((two.status.state, two.status.node), (InstanceState::Pending, None));
+}

@@ -27,12 +27,17 @@ impl Layout {
         let mut layout = Self::default();
         for line in mountinfo.lines() {
             let Some((before, after)) = line.split_once(" - ") else { continue };
-            let Some(point) = before.split(' ').nth(4).map(|text| PathBuf::from(text.replace("\\040", " "))) else { continue };
+            let Some(point) = before.split(' ').nth(4).map(|text| PathBuf::from(text.replace("\\040", " "))) else {
+                continue;
+            };
             let mut after = after.split(' ');
             match (after.next(), after.nth(1)) {
                 (Some("cgroup2"), _) if layout.v2.is_none() => layout.v2 = Some(point),
                 (Some("cgroup"), Some(options)) => {
-                    for controller in options.split(',').filter(|word| !matches!(*word, "rw" | "ro" | "noprefix" | "clone_children" | "xattr")) {
+                    for controller in options
+                        .split(',')
+                        .filter(|word| !matches!(*word, "rw" | "ro" | "noprefix" | "clone_children" | "xattr"))
+                    {
                         if !controller.starts_with("release_agent=") {
                             layout.v1.entry(controller.to_owned()).or_insert_with(|| point.clone());
                         }
@@ -93,7 +98,10 @@ mod tests {
     fn joined_and_named_hierarchies_are_found_once_each() {
         let layout = Layout::parse(MIXED);
         assert!(!layout.is_v2());
-        assert_eq!(layout.v1.keys().map(String::as_str).collect::<Vec<_>>(), ["cpu", "cpuacct", "memory", "name=systemd"]);
+        assert_eq!(
+            layout.v1.keys().map(String::as_str).collect::<Vec<_>>(),
+            ["cpu", "cpuacct", "memory", "name=systemd"]
+        );
         let paths = layout.everywhere("/yun-1/x");
         assert_eq!(paths.len(), 4, "{paths:?}");
         assert!(paths.contains(&PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/yun-1/x")));

@@ -94,7 +94,9 @@ fn keyed(path: &Path, key: &str) -> io::Result<u64> {
 /// A file with one number.
 fn number(path: &Path) -> io::Result<u64> {
     let text = fs::read_to_string(path)?;
-    text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} holds {text:?}, not a number", path.display())))
+    text.trim().parse().map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{} holds {text:?}, not a number", path.display()))
+    })
 }
 
 /// A directory and all directories below it, the deepest first.

@@ -23,7 +23,8 @@ impl V1 {
     /// The group at this path.
     pub fn new(layout: &Layout, path: &str) -> Self {
         let at = |controller: &str| {
-            let root = layout.v1.get(controller).cloned().unwrap_or_else(|| Path::new("/sys/fs/cgroup").join(controller));
+            let root =
+                layout.v1.get(controller).cloned().unwrap_or_else(|| Path::new("/sys/fs/cgroup").join(controller));
             root.join(path.trim_start_matches('/'))
         };
         Self {

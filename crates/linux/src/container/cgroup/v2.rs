@@ -124,7 +124,10 @@ mod tests {
         let (_root, group) = tree();
         group.limit(&Limits { cpu: Cpu(1500), memory: Bytes::mib(64), pids: 99 }).unwrap();
         let text = |name: &str| fs::read_to_string(group.path.join(name)).unwrap();
-        assert_eq!((text("cpu.max"), text("memory.max"), text("pids.max")), ("150000 100000".into(), "67108864".into(), "99".into()));
+        assert_eq!(
+            (text("cpu.max"), text("memory.max"), text("pids.max")),
+            ("150000 100000".into(), "67108864".into(), "99".into())
+        );
         assert_eq!(text("cpu.weight"), "59");
         group.freeze(true).unwrap();
         assert_eq!(text("cgroup.freeze"), "1");

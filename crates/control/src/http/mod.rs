@@ -7,7 +7,6 @@ mod body;
 mod etag;
 pub mod idempotency;
 mod log;
-mod nodelay;
 mod page;
 mod query;
 mod socket;
@@ -38,10 +37,8 @@ pub(crate) fn start(control: &Arc<Control>, certificates: &Arc<Certificates>) ->
         .config(config)
         .tls(Some(ConfigTls::Dynamic(certificates.server_config())))
         .start();
-    let server = server.map_err(|e: BuildError| {
+    server.map_err(|e: BuildError| {
         let cause = e.source().map_or_else(|| e.to_string(), ToString::to_string);
         StartError::Listen { address: control.config.listen, cause }
-    })?;
-    // nodelay::set(server.local_addr());
-    Ok(server)
+    })
 }

@@ -1,3 +1,5 @@
+//! Tests of taking images in, finding, checking and removing them.
+
 use super::*;
 use crate::{auth::caller::tests::caller, fixture::*, operation};
 use bytes::Bytes;

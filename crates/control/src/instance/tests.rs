@@ -1,3 +1,5 @@
+//! Tests of what the API asks of instances, and what keeps them placed.
+
 use super::*;
 use crate::{auth::caller::tests::caller, error::Refusal, fixture::*};
 use dropshot::ErrorStatusCode;

@@ -1,3 +1,5 @@
+//! Tests of the journals: order, bounds, rotation, damage.
+
 use super::*;
 use std::time::Duration;
 use yun_engine::clock::TestClock;

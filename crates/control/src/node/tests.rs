@@ -1,3 +1,5 @@
+//! Tests of registration, orders, reports and silence of nodes.
+
 use super::*;
 use crate::fixture::*;
 use futures::StreamExt;

@@ -1,3 +1,5 @@
+//! Tests of following, settling, cancelling and forgetting operations.
+
 use super::reconcile::{KEPT, KEPT_FOR, forget_old, settle_all};
 use super::*;
 use crate::{auth::caller::tests::caller, fixture::*, rows::InstanceRow};

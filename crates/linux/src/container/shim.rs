@@ -26,17 +26,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// older yun go on: the kernel keeps what they run.
 pub(super) fn install(directories: &[&Path]) -> io::Result<PathBuf> {
     let allowed = |directory: &&&Path| {
-        nix::sys::statvfs::statvfs(**directory).is_ok_and(|stat| !stat.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC))
+        nix::sys::statvfs::statvfs(**directory)
+            .is_ok_and(|stat| !stat.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC))
     };
     let directory = directories.iter().find(allowed).ok_or_else(|| {
         let names: Vec<_> = directories.iter().map(|d| d.display().to_string()).collect();
-        io::Error::new(io::ErrorKind::PermissionDenied, format!("{} are mounted noexec: mount one of them with exec", names.join(" and ")))
+        io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{} are mounted noexec: mount one of them with exec", names.join(" and ")),
+        )
     })?;
     let path = directory.join(format!("shim-{}", hex::encode(&Sha256::digest(PROGRAM)[..6])));
     if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == PROGRAM.len() as u64) {
         return Ok(path);
     }
-    let draft = tempfile::Builder::new().prefix(".shim").permissions(fs::Permissions::from_mode(0o755)).tempfile_in(directory)?;
+    let draft = tempfile::Builder::new()
+        .prefix(".shim")
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempfile_in(directory)?;
     fs::write(draft.path(), PROGRAM)?;
     draft.persist(&path).map_err(|e| e.error)?;
     Ok(path)
@@ -56,7 +63,9 @@ impl Lock {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
             // A removal that came first took the file away with everything else: what was locked is no longer the lock.
-            Ok(_) => Ok(fs::metadata(path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino())).then_some(Self { file })),
+            Ok(_) => Ok(fs::metadata(path)
+                .is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino()))
+                .then_some(Self { file })),
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -75,7 +84,10 @@ impl Lock {
 }
 
 fn whole_file() -> libc::flock {
-    #[expect(clippy::cast_possible_truncation, reason = "the constants are small; the C library declares them wider than the field")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the constants are small; the C library declares them wider than the field"
+    )]
     libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
@@ -99,7 +111,8 @@ impl Launch<'_> {
     pub(super) async fn run(&self, lock: Lock, attempt: &Attempt, prepared: &Prepared, crun: &Path) -> Result<()> {
         let files = self.files;
         let streams = if prepared.tty { "tty" } else { "pipes" };
-        let rest: [OsString; 4] = [crun.into(), files.crun_root.clone().into(), files.id.to_string().into(), streams.into()];
+        let rest: [OsString; 4] =
+            [crun.into(), files.crun_root.clone().into(), files.id.to_string().into(), streams.into()];
         let answer = self.start("run", lock, attempt, &rest).await?;
         answer.map_err(|message| start_error(files, &message))
     }
@@ -107,11 +120,19 @@ impl Launch<'_> {
     /// Gives a running container a new shim.
     pub(super) async fn adopt(&self, lock: Lock, attempt: &Attempt, running: &Running) -> Result<()> {
         let since = running.since.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
-        let rest: [OsString; 4] =
-            [running.main.pid.to_string().into(), running.main.started.to_string().into(), since.into(), running.keeper.to_string().into()];
+        let rest: [OsString; 4] = [
+            running.main.pid.to_string().into(),
+            running.main.started.to_string().into(),
+            since.into(),
+            running.keeper.to_string().into(),
+        ];
         let answer = self.start("adopt", lock, attempt, &rest).await?;
         answer.map_err(|message| {
-            DriverError::new(ErrorKind::Internal, "ShimFailed", format!("cannot take up container {} again: {message}", self.files.id))
+            DriverError::new(
+                ErrorKind::Internal,
+                "ShimFailed",
+                format!("cannot take up container {} again: {message}", self.files.id),
+            )
         })
     }
 
@@ -138,7 +159,10 @@ impl Launch<'_> {
             Ok(read) => read.map_err(io)?,
             Err(_) => {
                 child.start_kill().map_err(io)?;
-                let message = format!("container {} did not start within {PATIENCE:?}: look at the host's load and disk", self.files.id);
+                let message = format!(
+                    "container {} did not start within {PATIENCE:?}: look at the host's load and disk",
+                    self.files.id
+                );
                 return Err(DriverError::new(ErrorKind::Timeout, "StartTimeout", message));
             }
         };
@@ -178,7 +202,11 @@ fn classify(words: &str) -> (ErrorKind, &'static str, &'static str) {
     } else if has("hybrid mode") {
         (ErrorKind::Unavailable, "CgroupsMixed", ": see yun doctor")
     } else if has("executable file") && has("not found") {
-        (ErrorKind::BadRequest, "EntrypointNotFound", ": set container.entrypoint or container.command to a program that the image has")
+        (
+            ErrorKind::BadRequest,
+            "EntrypointNotFound",
+            ": set container.entrypoint or container.command to a program that the image has",
+        )
     } else if has("open executable") || (has("exec") && has("ermission denied")) {
         (ErrorKind::BadRequest, "PermissionDenied", ": choose a program that this user may execute, or another user")
     } else if has("Exec format error") {
@@ -187,7 +215,11 @@ fn classify(words: &str) -> (ErrorKind, &'static str, &'static str) {
         (ErrorKind::NoSpace, "DiskFull", ": free some space on this node")
     } else if has("chdir") || has("cwd") {
         (ErrorKind::BadRequest, "BadWorkdir", ": choose a working directory that this user may enter")
-    } else if has("cannot allocate memory") || has("Cannot allocate memory") || has("memory.limit_in_bytes") || has("memory.max") {
+    } else if has("cannot allocate memory")
+        || has("Cannot allocate memory")
+        || has("memory.limit_in_bytes")
+        || has("memory.max")
+    {
         (ErrorKind::BadRequest, "MemoryTooSmall", ": give it more memory")
     } else if has("mount") {
         (ErrorKind::BadRequest, "BadMount", ": check container.mounts")
@@ -195,6 +227,12 @@ fn classify(words: &str) -> (ErrorKind, &'static str, &'static str) {
         (ErrorKind::Internal, "StartFailed", "")
     }
 }
+
+/// The writer and the reader of logs are two programs: the tests keep their formats one.
+#[cfg(test)]
+#[path = "../../shim/lines.rs"]
+#[allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "it is a part of the other program")]
+mod lines;
 
 #[cfg(test)]
 mod tests {
@@ -224,24 +262,47 @@ mod tests {
         assert_eq!(crun_said(Path::new("/does/not/exist")), "");
     }
 
+    /// A directory from which nothing can be started, as `/run` is on some hosts.
+    struct Noexec(tempfile::TempDir);
+
+    impl Noexec {
+        fn new() -> Option<Self> {
+            let directory = tempfile::tempdir().unwrap();
+            let mounted = nix::mount::mount(
+                Some("tmpfs"),
+                directory.path(),
+                Some("tmpfs"),
+                nix::mount::MsFlags::MS_NOEXEC,
+                None::<&str>,
+            );
+            mounted.is_ok().then_some(Self(directory))
+        }
+    }
+
+    impl Drop for Noexec {
+        fn drop(&mut self) {
+            nix::mount::umount(self.0.path()).unwrap();
+        }
+    }
+
     #[test]
-    fn the_program_is_installed_once() {
+    fn the_program_is_installed_once_and_where_it_can_be_started() {
         let directory = tempfile::tempdir().unwrap();
-        let first = install(&[Path::new("/proc"), directory.path()]).unwrap();
-        assert!(first.starts_with(directory.path()), "/proc is mounted noexec or refuses files");
+        let first = install(&[directory.path()]).unwrap();
         let written = fs::metadata(&first).unwrap().modified().unwrap();
         assert_eq!(install(&[directory.path()]).unwrap(), first);
         assert_eq!(fs::metadata(&first).unwrap().modified().unwrap(), written);
         assert_eq!(fs::metadata(&first).unwrap().permissions().mode() & 0o777, 0o755);
+        let Some(noexec) = Noexec::new() else {
+            eprintln!("SKIPPED: mounting a noexec directory needs root");
+            return;
+        };
+        assert_eq!(install(&[noexec.0.path(), directory.path()]).unwrap(), first);
+        assert!(install(&[noexec.0.path()]).unwrap_err().to_string().contains("noexec"));
     }
 
-    /// The writer and the reader of logs are two programs: this keeps their formats one.
-    #[path = "../../../shim/lines.rs"]
-    #[allow(dead_code, unreachable_pub, missing_debug_implementations)]
-    mod lines;
-
     mod format {
-        use super::{super::super::logs::parse_record, lines};
+        use super::super::{super::logs::parse_record, lines};
         use proptest::prelude::*;
 
         #[test]

@@ -1,3 +1,5 @@
+//! Tests of when an operation has ended, and what it says until then.
+
 use super::*;
 use crate::samples;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of what a node is told when something changes.
+
 use super::*;
 use crate::samples;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of placement: filters, scores, explanations, and what must never happen.
+
 use super::*;
 use crate::{amount::Dimension, samples};
 use expect_test::{Expect, expect};

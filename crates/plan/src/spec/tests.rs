@@ -1,3 +1,5 @@
+//! Tests of what may be asked of an instance, and what may be changed later.
+
 use super::*;
 use crate::samples;
 use proptest::prelude::*;

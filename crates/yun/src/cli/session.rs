@@ -79,7 +79,8 @@ pub(crate) async fn dial(cloud: &Cloud, word: &str, port: u16) -> Result<Code> {
         loop {
             let read = stdin.read(&mut buffer).await.unwrap_or(0);
             if read == 0 {
-                // The other side may still have something to say.
+                // An empty message closes our half; the other side may still have something to say.
+                let _ = to_server.send(Message::Binary(bytes::Bytes::new())).await;
                 return std::future::pending::<()>().await;
             }
             if to_server.send(Message::Binary(buffer[..read].to_vec().into())).await.is_err() {

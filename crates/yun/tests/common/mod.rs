@@ -79,7 +79,10 @@ impl Cloud {
     /// Starts one on a fresh root, with the image `box`: a container of busybox.
     pub fn with_box() -> Self {
         let cloud = Self::start();
-        cloud.ok(&["image", "build", "busybox", "box"]);
+        let root = cloud.root().join("box");
+        busybox_root(&root);
+        let archive = tarred(&root);
+        cloud.ok(&["image", "import", "box", &archive, "--", "sh"]);
         cloud
     }
 
@@ -273,11 +276,23 @@ pub fn http(address: &str, port: u16) -> Option<String> {
 
 /// Makes a directory with what a container needs to run busybox.
 pub fn busybox_root(directory: &Path) {
-    std::fs::create_dir_all(directory.join("bin")).unwrap();
-    std::fs::copy("/bin/busybox", directory.join("bin/busybox")).unwrap();
-    for name in ["sh", "echo", "sleep", "cat", "env", "httpd"] {
+    for name in ["bin", "etc", "root", "tmp", "www", "dev", "proc", "sys"] {
+        std::fs::create_dir_all(directory.join(name)).unwrap();
+    }
+    let busybox = directory.join("bin/busybox");
+    std::fs::copy("/bin/busybox", &busybox).unwrap();
+    for name in run("/bin/busybox", &["--list"]).lines().filter(|n| *n != "busybox") {
         std::os::unix::fs::symlink("busybox", directory.join("bin").join(name)).unwrap();
     }
+    std::fs::write(directory.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n").unwrap();
+    std::fs::write(directory.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n").unwrap();
+}
+
+/// Packs a directory into a tar beside it.
+pub fn tarred(directory: &Path) -> String {
+    let archive = format!("{}.tar", directory.display());
+    run("tar", &["-C", &directory.to_string_lossy(), "--owner=0", "--group=0", "-cf", &archive, "."]);
+    archive
 }
 
 /// Runs a program of the host, which must succeed.

@@ -1,11 +1,5 @@
 //! The client of the cloud API, generated from `openapi/yun.json`, with the nouns of `types` instead of copies of them.
 
-#[expect(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "generated code"
-)]
 mod generated {
     progenitor::generate_api!(
         spec = "../../openapi/yun.json",

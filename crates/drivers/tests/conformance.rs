@@ -69,7 +69,12 @@ impl Harness for Fake {
         let exits = if let Program::Exits(code) = program { Some((Duration::from_millis(5), code)) } else { None };
         self.world.behave(
             id,
-            Behaviour { exits, deaf: program == Program::Deaf, talks: program == Program::Talks, boots_after: None },
+            Behaviour {
+                exits,
+                deaf: program == Program::Deaf,
+                talks: matches!(program, Program::Talks | Program::Deaf),
+                boots_after: None,
+            },
         );
         DesiredInstance {
             id,

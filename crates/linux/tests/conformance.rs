@@ -144,7 +144,7 @@ const POLITE: &str = "trap 'exit 0' TERM; while :; do sleep 1 & wait; done";
 fn script(program: Program) -> Vec<String> {
     let text = match program {
         Program::Patient => POLITE.to_owned(),
-        Program::Deaf => "trap '' TERM; while :; do sleep 1; done".to_owned(),
+        Program::Deaf => "trap '' TERM; echo one; echo two; while :; do sleep 1; done".to_owned(),
         Program::Talks => format!("echo one; echo two; {POLITE}"),
         Program::Exits(code) => format!("exit {code}"),
     };

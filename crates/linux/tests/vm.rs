@@ -1,5 +1,6 @@
 //! VMs for real: QEMU with a guest that boots, answers, is frozen, shut down, killed, found again and removed. Emulated, so that the
 //! tests say the same on every machine.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use bytes::Bytes as Chunk;
 use futures::StreamExt;
@@ -346,7 +347,9 @@ async fn several_people_share_the_console_and_the_log_keeps_what_it_said() {
     read_until(&mut one, "sum-42").await;
     read_until(&mut two, "sum-42").await;
     // Control characters reach the guest: this ends the program that would run for ever.
-    type_into(&two, "sleep 100000\r\x03echo ended-$((1+1))\r").await;
+    type_into(&two, "sh -c 'echo begun-$((3+3)); exec sleep 100000'\r").await;
+    read_until(&mut two, "begun-6").await;
+    type_into(&two, "\x03echo ended-$((1+1))\r").await;
     read_until(&mut two, "ended-2").await;
     let tail = driver.logs(world.instance.id, LogRequest { tail: Some(5), ..LogRequest::default() }).await.unwrap();
     let tail: Vec<String> = tail.map(|line| String::from_utf8(line.unwrap().text.to_vec()).unwrap()).collect().await;

@@ -7,6 +7,8 @@
 pub mod address;
 pub mod amount;
 pub mod lifecycle;
+#[cfg(test)]
+mod model;
 pub mod names;
 pub mod network;
 pub mod observe;

@@ -22,6 +22,10 @@ pub fn apply(instance: &Instance, node: NodeId, report: &InstanceReport) -> Obse
     match &report.observed {
         ObservedInstance::Gone if instance.metadata.deleting.is_some() => return Observed::Removed,
         ObservedInstance::Gone => lose(&mut after),
+        // A report from the past, come late or twice.
+        ObservedInstance::State(_) if report.generation < instance.status.observed_generation => {
+            return Observed::Nothing;
+        }
         ObservedInstance::State(state) => {
             take(&mut after, state);
             after.status.observed_generation = after.status.observed_generation.max(report.generation);
@@ -150,7 +154,13 @@ mod tests {
         let mut web = samples::instance("web");
         web.status.observed_generation = Generation(5);
         web.status.restart_count = 3;
-        let after = changed(apply(&web, node(), &report(InstanceState::Starting)));
+        assert_eq!(
+            apply(&web, node(), &report(InstanceState::Failed)),
+            Observed::Nothing,
+            "it tells of an older generation"
+        );
+        let now = InstanceReport { generation: Generation(5), ..report(InstanceState::Starting) };
+        let after = changed(apply(&web, node(), &now));
         assert_eq!((after.status.observed_generation, after.status.restart_count), (Generation(5), 3));
     }
 

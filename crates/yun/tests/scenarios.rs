@@ -1,5 +1,5 @@
 //! The scenario files, on the fakes and on the real thing. `cargo test -p yun --test scenarios` plays them all.
-#![allow(clippy::disallowed_methods, reason = "runs the real command line")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs the real command line")]
 
 mod common;
 

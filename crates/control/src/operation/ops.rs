@@ -24,7 +24,7 @@ pub async fn find(c: &Arc<Control>, caller: &Caller, id: OperationId) -> Result<
     if row.value.0.status.state.ended() {
         visible(c, row.rev).await;
     }
-    Ok(view(c, &*row))
+    Ok(view(c, &row))
 }
 
 /// Waits until it has ended, or changed after `seen`, for at most `limit`.
@@ -42,7 +42,7 @@ pub async fn wait(
         let mut progress = c.works.get(id).map(|work| work.progress());
         loop {
             let row = locate(c, caller, id)?;
-            let now = view(c, &*row);
+            let now = view(c, &row);
             if now.status.state.ended() {
                 visible(c, row.rev).await;
                 return Ok(now);
@@ -69,7 +69,7 @@ pub async fn wait(
                         c.clock.sleep(Duration::from_millis(100)).await;
                         let row = locate(c, caller, id)?;
                         if !row.value.0.status.state.ended() {
-                            return Ok(view(c, &*row));
+                            return Ok(view(c, &row));
                         }
                     }
                     alive

@@ -176,6 +176,8 @@ async fn a_newer_generation(harness: &dyn Harness) {
 
 async fn a_polite_and_a_deaf_one(harness: &dyn Harness) {
     let subject = Subject::running(harness, Program::Deaf).await;
+    let deaf_by_now = || async { lines(&subject, LogRequest::default()).await.iter().any(|line| line == "two") };
+    until(harness, "the deaf one stops listening", deaf_by_now).await;
     let begin = Instant::now();
     let exit = subject.stop().await;
     assert!(begin.elapsed() >= GRACE, "stop: the deaf one had its time, {:?}", begin.elapsed());

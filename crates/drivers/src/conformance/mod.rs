@@ -44,7 +44,7 @@ impl std::fmt::Debug for Kit {
 pub enum Program {
     /// Runs until it is asked to end, and ends then.
     Patient,
-    /// Runs and does not listen to the polite request.
+    /// Writes the lines `one` and `two`, and from then on does not listen to the polite request.
     Deaf,
     /// Writes the lines `one` and `two`, then runs as [`Program::Patient`].
     Talks,

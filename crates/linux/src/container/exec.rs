@@ -198,6 +198,9 @@ fn strings(value: &serde_json::Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
+type Source = Box<dyn AsyncRead + Send + Unpin>;
+type Sink = Box<dyn AsyncWrite + Send + Unpin>;
+
 /// An added process, its two output pumps and its input.
 struct Running {
     inner: Arc<Inner>,
@@ -205,8 +208,8 @@ struct Running {
     plan: Plan,
     child: Child,
     terminal: Option<Terminal>,
-    stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    outputs: Vec<(Box<dyn AsyncRead + Send + Unpin>, fn(Bytes) -> Output)>,
+    stdin: Option<Sink>,
+    outputs: Vec<(Source, fn(Bytes) -> Output)>,
 }
 
 impl Running {
@@ -436,7 +439,7 @@ impl Waiting {
     }
 }
 
-async fn write(stdin: &mut Option<Box<dyn AsyncWrite + Send + Unpin>>, waiting: &Waiting) -> io::Result<usize> {
+async fn write(stdin: &mut Option<Sink>, waiting: &Waiting) -> io::Result<usize> {
     match (stdin, waiting.queue.front()) {
         (Some(stdin), Some(bytes)) => stdin.write(bytes).await,
         _ => std::future::pending().await,
@@ -444,12 +447,7 @@ async fn write(stdin: &mut Option<Box<dyn AsyncWrite + Send + Unpin>>, waiting: 
 }
 
 /// Copies one direction until its end; after the end of the process, until nothing comes any more.
-async fn pump(
-    mut source: Box<dyn AsyncRead + Send + Unpin>,
-    frame: fn(Bytes) -> Output,
-    to: mpsc::Sender<Output>,
-    ended: CancellationToken,
-) {
+async fn pump(mut source: Source, frame: fn(Bytes) -> Output, to: mpsc::Sender<Output>, ended: CancellationToken) {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(FRAME);

@@ -19,6 +19,8 @@ use yun_types::{Exit, InstanceId, Timestamp};
 const PASSING: Duration = Duration::from_secs(60);
 /// How long killed processes may take to be gone.
 const DYING: Duration = Duration::from_secs(30);
+/// How long a program may take until it handles signals.
+const BEGINNING: Duration = Duration::from_secs(3);
 /// The pause between two looks where nothing can be waited for.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -264,26 +266,11 @@ impl Inner {
     /// See [`yun_drivers::InstanceDriver::stop`].
     pub(super) async fn stop(self: &Arc<Self>, files: &Files, grace: Duration) -> Result<Option<Exit>> {
         if let Truth::Running { running, .. } = self.cared_for(files).await? {
-            let signal = files.prepared().map_or(nix::libc::SIGTERM, |prepared: Prepared| prepared.stop_signal);
-            let main = running.main;
-            let group = self.layout().map(|layout| layout.group(&files.cgroup));
-            let ask = move || {
-                let Some(held) = main.hold()? else { return Ok(true) };
-                let dropped = drops_signal(main.pid, signal);
-                held.signal(signal)?;
-                if let Some(group) = group
-                    && group.is_frozen().unwrap_or(false)
-                {
-                    group.freeze(false)?;
-                }
-                Ok(dropped)
-            };
-            let dropped = self.blocking("ask a container to end", ask).await?;
-            // A main process that does not handle the signal never learns of it: there is nothing to be gained by waiting.
-            let ended = !dropped && tokio::time::timeout(grace, main.ended()).await.is_ok();
-            if !ended {
+            // A grace of centuries is for ever.
+            let asked = tokio::time::timeout(grace, self.ask(files, &running)).await;
+            if !asked.unwrap_or(Ok(false))? {
                 // Under the turn and to its end, so that it can never hit a later start.
-                let (turn, inner, files) = (self.turn(files.id).await, self.clone(), files.clone());
+                let (turn, inner, files, main) = (self.turn(files.id).await, self.clone(), files.clone(), running.main);
                 let kill = async move {
                     let _turn = turn;
                     match inner.look(&files).await? {
@@ -295,6 +282,40 @@ impl Inner {
             }
         }
         self.wait(files).await
+    }
+
+    /// Asks it to end, and waits until it has. False if there is no use in waiting.
+    ///
+    /// The kernel drops a signal that the main process does not handle, and a program that has just begun handles none yet: so a request
+    /// that was dropped is repeated once it can be heard. A program that has been running for a while without handling it never will.
+    async fn ask(self: &Arc<Self>, files: &Files, running: &Running) -> Result<bool> {
+        let signal = files.prepared().map_or(nix::libc::SIGTERM, |prepared: Prepared| prepared.stop_signal);
+        let main = running.main;
+        loop {
+            let group = self.group(files)?;
+            let send = move || {
+                let Some(held) = main.hold()? else { return Ok(false) };
+                let dropped_before = drops_signal(main.pid, signal);
+                held.signal(signal)?;
+                if group.is_frozen().unwrap_or(false) {
+                    group.freeze(false)?;
+                }
+                Ok(dropped_before && drops_signal(main.pid, signal))
+            };
+            let dropped = self.blocking("ask a container to end", send).await?;
+            let wait = async {
+                main.ended().await.map_err(|e| DriverError::io(format!("wait for container {}", files.id), e))
+            };
+            if !dropped {
+                return wait.await.map(|()| true);
+            }
+            if chrono::Utc::now().signed_duration_since(running.since).to_std().is_ok_and(|age| age > BEGINNING) {
+                return Ok(false);
+            }
+            if let Ok(ended) = tokio::time::timeout(STEP * 4, wait).await {
+                return ended.map(|()| true);
+            }
+        }
     }
 
     /// Ends everything in its cgroup at once, and waits until it is dead. With its main process, the rest dies by the kernel's hand.

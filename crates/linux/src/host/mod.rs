@@ -3,5 +3,6 @@
 pub mod doctor;
 pub mod inventory;
 mod paths;
+pub mod sweep;
 
 pub use paths::*;

@@ -40,7 +40,7 @@ fn write_volume(files: &[(&str, String)]) -> io::Result<Vec<u8>> {
     // Room for the tables and for what each file leaves unused in its last cluster.
     let size = (content + (256 << 10)).next_multiple_of(LEAST);
     let mut bytes = vec![0; size];
-    fatfs::format_volume(&mut Cursor::new(&mut bytes[..]), FormatVolumeOptions::new().volume_label(LABEL))?;
+    fatfs::format_volume(Cursor::new(&mut bytes[..]), FormatVolumeOptions::new().volume_label(LABEL))?;
     {
         let system = FileSystem::new(Cursor::new(&mut bytes[..]), FsOptions::new().time_provider(&NO_TIME))?;
         for (name, text) in files {

@@ -233,9 +233,8 @@ impl Machine {
         Err(match error {
             QmpError::Timeout { .. } => {
                 let name = self.name();
-                let message = format!(
-                    "VM {name} did not begin to run within {START_LIMIT:?}: the host is overloaded; try again"
-                );
+                let message =
+                    format!("VM {name} did not begin to run within {START_LIMIT:?}: the host is overloaded; try again");
                 DriverError::new(ErrorKind::Timeout, "StartTimeout", message)
             }
             error => self.failed("start", error),

@@ -36,14 +36,13 @@ async fn it_cannot_reach_out() {
         grep -E 'NoNewPrivs|Seccomp:|CapBnd' /proc/self/status
         touch /proc/sys/kernel/hostname 2>&1; echo x > /proc/sys/kernel/hostname
         mount -t tmpfs none /srv && echo MOUNTED
-        ls /dev | tr '\\n' ' ' 2>/dev/null; ls /dev | grep -c -E 'sd|vd|mem|kmsg'
+        ls /dev | grep -c -E 'sd|vd|mem|kmsg'
         ls /proc | grep -c '^[0-9]'
         busybox unshare -U true && echo UNSHARED
         cat /proc/self/cgroup | grep -c yun
         ls /sys/firmware | wc -l
         echo done";
-    let mut order = world.order(script);
-    order.spec.container.command.as_mut().unwrap()[2] = script.replace("| tr '\\\\n' ' ' 2>/dev/null", "");
+    let order = world.order(script);
     let (_, log) = world.finish(&order).await;
     let has = |line: &str| assert!(log.lines().any(|l| l == line), "{line:?} in {log}");
     has("0");
@@ -53,7 +52,7 @@ async fn it_cannot_reach_out() {
     has("done");
     assert!(!log.contains("MOUNTED") && !log.contains("UNSHARED"), "{log}");
     assert!(log.contains("Read-only file system"), "{log}");
-    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim() == "x", false);
+    assert_ne!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim(), "x");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,11 +66,9 @@ async fn names_and_networks_are_its_own() {
         cidr: "10.77.3.0/24".parse().unwrap(),
         gateway: "10.77.3.1".parse().unwrap(),
         mtu: 1450,
-        // A namespace that exists: that of this test, where the loopback interface has its name as everywhere.
-        port: Port::Namespace { path: "/proc/self/ns/net".into(), interface: "yv".into() },
+        // No namespace to join: it gets one with nothing in it.
+        port: Port::Tap { interface: "none".into() },
     };
-    let mut attachment = attachment;
-    attachment.port = Port::Tap { interface: "none".into() };
     let handle = world.driver.prepare(&order, &world.image(), Some(&attachment)).await.unwrap();
     let handle = world.driver.start(&handle).await.unwrap();
     assert_eq!(within(world.driver.wait(&handle)).await.unwrap().unwrap().code, 0);
@@ -125,8 +122,6 @@ async fn its_writes_outlive_a_stop_and_never_reach_the_image() {
 async fn orders_that_cannot_work_are_refused_with_a_way_out() {
     let Some(world) = World::new() else { return };
     type Change = fn(&mut DesiredInstance);
-    let command = |words: &[&str]| Some(words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
-    let _ = command;
     let cases: &[(Change, &str, &[&str])] = &[
         (
             |o| o.spec.container.command = Some(vec!["serve".into()]),

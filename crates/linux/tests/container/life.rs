@@ -121,7 +121,11 @@ async fn stopping_is_polite_first() {
     within(world.driver.stop(&handle, grace)).await.unwrap();
     assert!(begin.elapsed() >= grace);
 
-    // It never asked for the signal, so the kernel drops it: waiting an hour would gain nothing.
+    // It is asked before it can hear: it is asked again.
+    let handle = world.run("sleep 0.3; trap 'exit 6' TERM; while :; do sleep 0.05; done").await;
+    assert_eq!(within(world.driver.stop(&handle, PATIENCE)).await.unwrap().unwrap().code, 6);
+
+    // It never asks for the signal, so the kernel drops it: waiting an hour would gain nothing.
     let handle = world.run("exec sleep 1000").await;
     let exit = within(world.driver.stop(&handle, Duration::from_secs(3600))).await.unwrap().unwrap();
     assert_eq!(exit.code, 137);

@@ -91,7 +91,7 @@ fn free_port() -> u16 {
 fn settings(path: &Path, files: &[(&str, String)]) {
     let mut bytes = vec![0u8; 1 << 20];
     fatfs::format_volume(
-        &mut Cursor::new(&mut bytes[..]),
+        Cursor::new(&mut bytes[..]),
         fatfs::FormatVolumeOptions::new().volume_label(*b"cidata     "),
     )
     .unwrap();

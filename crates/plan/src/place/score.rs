@@ -34,3 +34,25 @@ pub(super) fn rank(node: NodeId) -> u64 {
     let (low, high) = (bits as u64, (bits >> 64) as u64);
     crate::mix(low ^ crate::mix(high))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use uuid::Uuid;
+
+    #[test]
+    fn parts_of_nothing_and_overfull_parts_are_full() {
+        assert_eq!([thousandths(0, 0), thousandths(1, 2), thousandths(9, 3), thousandths(0, 7)], [1000, 500, 1000, 0]);
+        assert_eq!(thousandths(u64::MAX, u64::MAX), 1000);
+    }
+
+    #[test]
+    fn ranks_are_fixed_and_spread() {
+        let ids: Vec<NodeId> = (0..1000u128).map(|n| NodeId(Uuid::from_u128(n << 64))).collect();
+        let ranks: BTreeSet<u64> = ids.iter().map(|id| rank(*id)).collect();
+        assert_eq!(ranks.len(), ids.len());
+        assert!(!ids.iter().map(|id| rank(*id)).is_sorted(), "age does not decide");
+        assert_eq!(rank(ids[7]), rank(ids[7]));
+    }
+}

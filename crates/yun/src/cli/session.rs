@@ -92,11 +92,7 @@ pub(crate) async fn dial(cloud: &Cloud, word: &str, port: u16) -> Result<Code> {
         let mut stdout = tokio::io::stdout();
         while let Some(Ok(message)) = from_server.next().await {
             match message {
-                Message::Binary(bytes) => {
-                    if stdout.write_all(&bytes).await.is_err() || stdout.flush().await.is_err() {
-                        break;
-                    }
-                }
+                Message::Binary(bytes) if stdout.write_all(&bytes).await.is_err() || stdout.flush().await.is_err() => break,
                 Message::Close(Some(close)) if !close.reason.is_empty() => bail!("{}", close.reason),
                 _ => {}
             }

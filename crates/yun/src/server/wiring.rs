@@ -175,5 +175,9 @@ pub(crate) async fn probe(config: &Config, host: &Host) -> Result<Vec<yun_types:
 
 /// Stops every instance of this root and removes what it has at run time. The server must not run.
 pub(crate) async fn halt(config: &Config, host: &Host) -> Result<usize> {
-    Ok(yun_agent::halt(&AgentConfig::new(host.state()), &drivers(config, host)?).await?)
+    let ended = yun_agent::halt(&AgentConfig::new(host.state()), &drivers(config, host)?).await?;
+    LinuxNetwork::new(host.clone(), Default::default())?.remove_all().await?;
+    let left = yun_linux::host::sweep::sweep(host);
+    anyhow::ensure!(left.is_empty(), "not everything could be removed; try yun down again: {}", left.join("; "));
+    Ok(ended)
 }

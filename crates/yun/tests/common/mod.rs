@@ -1,5 +1,5 @@
 //! A real server on a root of its own, for tests, and the command line that talks to it.
-#![allow(dead_code, unreachable_pub, clippy::disallowed_methods, reason = "shared by several test programs, which start the real program")]
+#![allow(dead_code, unreachable_pub, clippy::disallowed_methods, clippy::unwrap_used, reason = "shared by several test programs, which start the real program")]
 
 use serde_json::Value;
 use std::{

@@ -64,6 +64,8 @@ fn port(check: &'static str, number: u16, protocols: &[Protocol]) -> Finding {
     let taken = protocols.iter().find_map(|p| Some((*p, who_serves(*p, SocketAddrV4::new(NOBODY, number))?)));
     match taken {
         None => Finding::ok(check, "nobody listens on all addresses"),
+        // Bound to its own bridges, as ours are.
+        Some((_, who)) if who.starts_with("yun ") => Finding::ok(check, format!("only {who}")),
         Some((protocol, who)) => {
             let what = if number == 53 { "DNS" } else { "DHCP" };
             let found = format!("{who} has {protocol} port {number} on all addresses; networks cannot serve {what}");

@@ -16,6 +16,8 @@ pub struct AgentConfig {
     pub parallel_starts: usize,
     /// How long registration waits for drivers that are still finding out what they can do. Slower ones are told of later.
     pub probe_limit: Duration,
+    /// How long a network stays after the last instance that needed it: the next one finds it ready.
+    pub network_linger: Duration,
     /// Seeds the jitter of retries: different on each node.
     pub seed: u64,
 }
@@ -29,6 +31,7 @@ impl AgentConfig {
             heartbeat: Duration::from_secs(2),
             parallel_starts: (2 * cores).max(4),
             probe_limit: Duration::from_secs(10),
+            network_linger: Duration::from_secs(30),
             seed: u64::from(std::process::id()),
         }
     }

@@ -1,6 +1,9 @@
 //! The node's networks: one task a network brings it to the newest order, and removes it when nothing needs it here any more.
 //!
 //! Orders come faster than a network can be changed (each new instance is a new name in DNS): only the newest counts.
+//!
+//! A network that nothing needs any more lingers for a while, because to make one takes as long as to start a container. It goes at once when
+//! its range is needed for another, or when the agent stops.
 
 use crate::{ledger::Ledger, node::Node};
 use std::{
@@ -21,13 +24,16 @@ use yun_types::{DesiredNetwork, NetworkId};
 /// How long an instance waits for a network that no order has named yet: the order may be right behind.
 const UNNAMED: Duration = Duration::from_secs(5);
 
+/// How long a network waits for lingering ones to make room.
+const ROOM: Duration = Duration::from_secs(5);
+
 const RETRY: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5), jitter: 20 };
 
 /// The registry of networks.
 #[derive(Debug, Default)]
 pub(crate) struct Networks {
     slots: Mutex<BTreeMap<NetworkId, Slot>>,
-    /// Changes when a network is named.
+    /// Changes when a network is named or gone.
     named: watch::Sender<u64>,
 }
 
@@ -38,6 +44,8 @@ struct Slot {
     state: watch::Sender<State>,
     /// An instance was disconnected: a removal that was refused may work now.
     released: Signal,
+    /// It may not linger any longer.
+    hurry: Signal,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,10 +76,11 @@ impl Networks {
             wanted: watch::channel(Some(network)).0,
             state: watch::channel(State::Waiting).0,
             released: Signal::default(),
+            hurry: Signal::default(),
         };
         slots.insert(id, slot.clone());
         drop(slots);
-        let keeper = Keeper { node: node.clone(), id, wanted: slot.wanted.subscribe(), slot };
+        let keeper = Keeper { node: node.clone(), id, wanted: slot.wanted.subscribe(), slot, lingering: false };
         node.tasks.spawn(format!("network/{}", id.short()), move |task| keeper.run(task));
         self.named.send_modify(|n| *n = n.wrapping_add(1));
     }
@@ -108,6 +117,20 @@ impl Networks {
         }
     }
 
+    /// Sends away what lingers, and waits until it is gone.
+    async fn make_room(&self, node: &Node, id: NetworkId) {
+        let mut gone = self.named.subscribe();
+        let lingers = |(other, slot): (&NetworkId, &Slot)| *other != id && slot.wanted.borrow().is_none();
+        let wait = async {
+            while self.lock().iter().any(lingers) {
+                self.lock().iter().filter(|entry| lingers(*entry)).for_each(|(_, slot)| slot.hurry.wake());
+                // The sender lives in `self`, so the wait cannot end with an error.
+                let _ = gone.changed().await;
+            }
+        };
+        let _ = within(&*node.clock, ROOM, wait).await;
+    }
+
     async fn slot(&self, node: &Node, id: NetworkId) -> Result<Slot> {
         let mut named = self.named.subscribe();
         let wait = async {
@@ -132,6 +155,8 @@ struct Keeper {
     id: NetworkId,
     wanted: watch::Receiver<Option<DesiredNetwork>>,
     slot: Slot,
+    /// It is there, and only in case it is needed again.
+    lingering: bool,
 }
 
 impl Keeper {
@@ -140,14 +165,23 @@ impl Keeper {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = self.keep(&task) => {}
+            () = self.keep(&task) => return,
+        }
+        // Nobody would remove it after us.
+        if self.lingering
+            && let Err(error) = self.remove().await
+        {
+            tracing::warn!(network = %self.id, %error, "a network that nothing needs could not be removed; the next agent tries again");
         }
     }
 
     async fn keep(&mut self, task: &Task) {
         let mut tries = Tries::new(RETRY, self.node.config.seed);
         loop {
-            let wanted = self.wanted.borrow_and_update().clone();
+            let mut wanted = self.wanted.borrow_and_update().clone();
+            if wanted.is_none() && self.linger(task).await {
+                wanted = self.wanted.borrow_and_update().clone();
+            }
             task.working(if wanted.is_some() { "ensure" } else { "remove" });
             let done = match &wanted {
                 Some(network) => self.ensure(network).await,
@@ -175,9 +209,32 @@ impl Keeper {
         }
     }
 
+    /// Leaves a network that is there alone until it is wanted again (`true`) or its time is over.
+    async fn linger(&mut self, task: &Task) -> bool {
+        if *self.slot.state.borrow() != State::Ensured {
+            return false;
+        }
+        task.idle("not needed; it goes soon", None);
+        self.lingering = true;
+        let wanted = tokio::select! {
+            _ = self.wanted.wait_for(Option::is_some) => true,
+            () = self.slot.hurry.woken() => false,
+            () = self.node.clock.sleep(self.node.config.network_linger) => false,
+        };
+        self.lingering = false;
+        wanted
+    }
+
     async fn ensure(&self, network: &DesiredNetwork) -> Result<()> {
         remember(&self.node.ledger, network)?;
-        let result = self.node.drivers.network.ensure(network).await;
+        let driver = &self.node.drivers.network;
+        let result = match driver.ensure(network).await {
+            Err(error) if error.reason == "RangeTaken" => {
+                self.node.networks.make_room(&self.node, self.id).await;
+                driver.ensure(network).await
+            }
+            other => other,
+        };
         let state = match &result {
             Ok(()) => State::Ensured,
             Err(error) => State::Failed(error.message.clone()),
@@ -208,6 +265,7 @@ impl Keeper {
         let unwanted = self.wanted.borrow().is_none();
         if unwanted {
             slots.remove(&self.id);
+            self.node.networks.named.send_modify(|n| *n = n.wrapping_add(1));
         }
         unwanted
     }

@@ -21,7 +21,7 @@ use yun_engine::{
 use yun_types::{InstanceId, InstanceReport, NodeId, ObservedInstance};
 
 /// How long a passing state waits to be replaced.
-const PASSING: Duration = Duration::from_millis(40);
+const PASSING: Duration = Duration::from_millis(200);
 
 /// The pauses while the control plane cannot be reached.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5), jitter: 30 };

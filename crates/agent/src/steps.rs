@@ -237,8 +237,9 @@ impl Owner {
         self.show();
         fail_point!("agent::before_remove");
         let id = self.entry.id();
-        self.driver.remove(id).await?;
-        self.node.drivers.network.detach(id).await?;
+        // Side by side: neither needs the other, and the kernel takes its time with both.
+        let (removed, detached) = tokio::join!(self.driver.remove(id), self.node.drivers.network.detach(id));
+        removed.and(detached)?;
         self.node.networks.released(self.entry.desired.nic.network);
         fail_point!("agent::after_remove");
         self.entry.phase = Phase::Removed;

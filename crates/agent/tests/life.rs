@@ -7,7 +7,10 @@ use futures::StreamExt;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink};
-use yun_drivers::fake::{Behaviour, Call, Fault};
+use yun_drivers::{
+    ErrorKind,
+    fake::{Behaviour, Call, Fault},
+};
 use yun_engine::{
     session::{ExecRequest, Input, LogRequest, Output},
     work::Followed,
@@ -284,6 +287,54 @@ async fn networks_follow_their_orders() {
 }
 
 #[tokio::test]
+async fn a_network_lingers_for_the_next_instance_and_goes_with_the_agent() {
+    let mut bench = Bench::without_agent();
+    bench.linger = 30 * SECOND;
+    bench.start().await;
+    let network = bench.network.clone();
+    let there = |bench: &Bench| bench.world.network(network.id).is_some();
+    bench.control.network_gone(network.id);
+    bench.clock.advance(20 * SECOND).await;
+    assert!(there(&bench), "it lingers");
+    bench.control.network(network.clone());
+    let id = bench.running().await;
+    bench.clock.advance(60 * SECOND).await;
+    assert!(there(&bench), "it is needed again");
+
+    bench.control.delete(id);
+    bench.until("gone", |bench| bench.control.gone(id)).await;
+    bench.control.network_gone(network.id);
+    bench.clock.advance(20 * SECOND).await;
+    assert!(there(&bench));
+    bench.clock.advance(11 * SECOND).await;
+    assert!(!there(&bench), "its time is over");
+
+    bench.control.network(network.clone());
+    bench.until("made again", there).await;
+    bench.control.network_gone(network.id);
+    bench.settle().await;
+    assert!(there(&bench));
+    bench.agent.take().unwrap().stop(SECOND).await;
+    assert!(!there(&bench), "nobody would remove it later");
+}
+
+#[tokio::test]
+async fn a_network_that_lingers_makes_room_for_another_with_its_range() {
+    let mut bench = Bench::without_agent();
+    bench.linger = 30 * SECOND;
+    bench.start().await;
+    let old = bench.network.id;
+    bench.control.network_gone(old);
+    bench.settle().await;
+    bench.world.inject(Call::NetworkEnsure, Fault::fails(ErrorKind::Conflict, "RangeTaken").times(1));
+    let other = DesiredNetwork { id: NetworkId(uuid::Uuid::from_u128(0xf)), ..bench.network.clone() };
+    bench.control.network(other.clone());
+    bench.clock.advance(SECOND).await;
+    assert_eq!(bench.world.network(old), None);
+    assert!(bench.world.network(other.id).is_some());
+}
+
+#[tokio::test]
 async fn many_changes_of_a_network_are_few_calls() {
     let bench = Bench::new().await;
     bench.world.inject(Call::NetworkEnsure, Fault::slow(SECOND));
@@ -306,8 +357,7 @@ async fn an_instance_waits_for_a_network_that_is_named_right_after_it() {
     let instance = bench.instance(InstanceKind::Container);
     let id = instance.id;
     bench.control.want(instance);
-    bench.settle().await;
-    assert_eq!(bench.control.state(id), Some(InstanceState::Preparing));
+    bench.until_state(id, InstanceState::Preparing).await;
     bench.control.network(network);
     bench.until_state(id, InstanceState::Running).await;
     assert!(!bench.control.desk().history.iter().any(

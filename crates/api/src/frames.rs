@@ -7,7 +7,10 @@
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::CloseFrame},
+};
 use yun_engine::session::{Input, Output, Session, WindowSize, session};
 
 /// The largest message that is accepted: far above what terminals and pipes send at once.
@@ -97,8 +100,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(socket: WebSocketSt
     tokio::select! { () = inward => {}, () = outward => {} }
 }
 
-/// The client's side: a session whose other end is the server's.
-pub fn connect<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(socket: WebSocketStream<S>) -> (Session, impl Future<Output = ()> + Send) {
+/// A refusal's HTTP status is the code of its close frame, less this.
+pub const REFUSED: u16 = 4000;
+
+/// The client's side: a session whose other end is the server's. Its second half carries it, and answers with the HTTP status if the server
+/// refused the session.
+pub fn connect<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    socket: WebSocketStream<S>,
+) -> (Session, impl Future<Output = Option<u16>> + Send) {
     let (session, mut end) = session();
     let carry = async move {
         let (mut to_server, mut from_server) = socket.split();
@@ -112,23 +121,46 @@ pub fn connect<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(socket: WebSo
         };
         let inward = async {
             while let Some(message) = from_server.next().await {
-                let frame = match message {
-                    Ok(Message::Binary(frame)) => decode_output(&frame).unwrap_or_else(|e| Output::Error(e.to_string())),
+                let (frame, status) = match message {
+                    Ok(Message::Binary(frame)) => (decode_output(&frame).unwrap_or_else(|e| Output::Error(e.to_string())), None),
                     // The server refused inside the session: the close frame says why.
-                    Ok(Message::Close(Some(close))) if !close.reason.is_empty() => Output::Error(close.reason.to_string()),
+                    Ok(Message::Close(Some(close))) if !close.reason.is_empty() => (Output::Error(close.reason.to_string()), status_of(&close)),
                     Ok(_) => continue,
-                    Err(e) => Output::Error(format!("the connection to the server broke: {e}")),
+                    Err(e) => (Output::Error(format!("the connection to the server broke: {e}")), None),
                 };
-                let last = matches!(frame, Output::Exit(_) | Output::Error(_));
-                if end.output.send(frame).await.is_err() || last {
-                    return;
+                match frame {
+                    Output::Error(_) if status.is_none() => {
+                        let _ = end.output.send(frame).await;
+                        // What stands in the close frame behind it is for programs.
+                        while let Some(Ok(message)) = from_server.next().await {
+                            if let Message::Close(Some(close)) = message {
+                                return status_of(&close);
+                            }
+                        }
+                        return None;
+                    }
+                    frame => {
+                        let last = matches!(frame, Output::Exit(_) | Output::Error(_));
+                        if end.output.send(frame).await.is_err() || last {
+                            return status;
+                        }
+                    }
                 }
             }
+            None
         };
         // The end of our input is not the end of the session: the process may still write.
-        let ((), ()) = tokio::select! { both = async { tokio::join!(outward, std::future::pending::<()>()) } => both, () = inward => ((), ()) };
+        let never = async {
+            outward.await;
+            std::future::pending::<Option<u16>>().await
+        };
+        tokio::select! { status = never => status, status = inward => status }
     };
     (session, carry)
+}
+
+fn status_of(close: &CloseFrame) -> Option<u16> {
+    u16::from(close.code).checked_sub(REFUSED).filter(|status| (400..600).contains(status))
 }
 
 #[cfg(test)]

@@ -298,7 +298,7 @@ async fn a_vm_boots_answers_and_ends_as_it_is_asked_to() {
     let error = driver.resume(&handle).await.unwrap_err();
     assert!(error.message.contains("yun start web"), "{error}");
 
-    // Its disk kept what it wrote: the same host key. Then the plug.
+    // Once more from the same disk, and then the plug is pulled.
     let handle = driver.start(&handle).await.unwrap();
     driver.ready(&handle, LONG).await.unwrap();
     let exit = driver.stop(&handle, Duration::ZERO).await.unwrap().unwrap();
@@ -426,7 +426,7 @@ async fn a_busy_interface_a_missing_one_and_a_stolen_disk_are_named() {
     let error = other.driver.start(&theirs).await.unwrap_err();
     assert_eq!((error.kind, error.reason), (ErrorKind::Conflict, "TapBusy"), "{error}");
     assert!(error.message.starts_with("cannot start VM db: another process has its network interface open"), "{error}");
-    assert_eq!(other.driver.recover(&theirs).await.map(|o| is_running(&o)).unwrap(), false);
+    assert!(!is_running(&other.driver.recover(&theirs).await.unwrap()));
 
     let gone = Attachment { port: Port::Tap { interface: "yt-not-here".into() }, ..network.clone() };
     let theirs = other.prepared(&blank_disk(&other), Some(&gone)).await;

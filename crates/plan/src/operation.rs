@@ -155,6 +155,8 @@ pub fn progress(operation: &Operation, instance: Option<&Instance>) -> Progress 
         (_, state) => (Some(80), format!("{state}{place}")),
     };
     let message = match &status.message {
+        // What it waits for says that it waits.
+        Some(detail) if status.state == State::Pending && !detail.is_empty() => detail.clone(),
         Some(detail) if !detail.is_empty() => format!("{what}: {detail}"),
         _ => what,
     };

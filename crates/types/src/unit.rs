@@ -41,8 +41,13 @@ impl Bytes {
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
-    /// Three significant digits in binary units, for people: `1.5 GiB`.
+    /// Three significant digits, for people: `1.5 GiB`; a round decimal size stays what somebody wrote: `64 MB`.
     pub fn human(self) -> String {
+        let decimal = UNITS[5..10].iter().find(|(_, factor)| self.0 >= *factor);
+        let binary_is_exact = self.0.is_multiple_of(1 << 20) || self.0 < 1000;
+        if let Some((unit, factor)) = decimal.filter(|(_, factor)| self.0.is_multiple_of(*factor) && !binary_is_exact) {
+            return format!("{} {unit}B", self.0 / factor);
+        }
         for (unit, factor) in &UNITS[..5] {
             if self.0 >= *factor {
                 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
@@ -215,6 +220,10 @@ mod tests {
         assert_eq!(Bytes(1536 << 20).human(), "1.5 GiB");
         assert_eq!(Bytes(2 << 30).human(), "2 GiB");
         assert_eq!(Bytes(12).human(), "12 B");
+        assert_eq!(Bytes(64_000_000).human(), "64 MB");
+        assert_eq!(Bytes(2_000_000_000_000).human(), "2 TB");
+        assert_eq!(Bytes(64_000_001).human(), "61 MiB");
+        assert_eq!(Bytes(4096).human(), "4 KiB");
     }
 
     proptest! {

@@ -230,6 +230,8 @@ pub struct Bench {
     pub vm_image: Digest,
     pub agent: Option<AgentHandle>,
     pub tasks: Tasks,
+    /// How long unneeded networks stay.
+    pub linger: Duration,
     next: u8,
 }
 
@@ -258,7 +260,19 @@ impl Bench {
         control.desk().images = vec![container_image.clone(), vm_image.clone()];
         let tasks = Tasks::new(Arc::new(clock.clone()));
         let state = tempfile::tempdir().unwrap();
-        Self { clock, world, control, state, network, container_image, vm_image, agent: None, tasks, next: 1 }
+        Self {
+            clock,
+            world,
+            control,
+            state,
+            network,
+            container_image,
+            vm_image,
+            agent: None,
+            tasks,
+            linger: Duration::ZERO,
+            next: 1,
+        }
     }
 
     /// Starts an agent over what is there, without waiting for anything.
@@ -283,7 +297,7 @@ impl Bench {
     }
 
     pub fn config(&self) -> AgentConfig {
-        AgentConfig { seed: 7, parallel_starts: 8, ..AgentConfig::new(self.state.path()) }
+        AgentConfig { seed: 7, parallel_starts: 8, network_linger: self.linger, ..AgentConfig::new(self.state.path()) }
     }
 
     pub async fn start(&mut self) {

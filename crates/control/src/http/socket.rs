@@ -81,7 +81,7 @@ async fn close(socket: &mut WebSocketStream<WebsocketConnectionRaw>, refusal: &R
     while !refusal.message.is_char_boundary(end) {
         end -= 1;
     }
-    let code = CloseCode::from(4000 + refusal.status.as_u16());
+    let code = CloseCode::from(frames::REFUSED + refusal.status.as_u16());
     let frame = CloseFrame { code, reason: Utf8Bytes::from(&refusal.message[..end]) };
     if socket.close(Some(frame)).await.is_ok() {
         // The client's answer, so that its last words do not meet a closed port and take ours away.

@@ -13,7 +13,7 @@ use std::{
     collections::HashMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::sync::{Mutex as Turns, OnceCell, OwnedMutexGuard};
@@ -63,8 +63,10 @@ pub(super) struct Inner {
     pub(super) options: ContainerDriverOptions,
     /// The shim's program on disk.
     pub(super) shim: PathBuf,
-    /// The host's cgroups, as containers can use them.
-    layout: OnceLock<Layout>,
+    /// The host's cgroups, once they were looked at.
+    layout: RwLock<Option<Arc<Layout>>>,
+    /// Set once they are fit for crun.
+    fit: OnceCell<()>,
     /// The runtime that a trial has shown to work.
     proved: OnceCell<String>,
     /// Whose turn it is with an instance: of calls that change it, one after the other.
@@ -83,7 +85,8 @@ impl ContainerDriver {
             host,
             options,
             shim,
-            layout: OnceLock::new(),
+            layout: RwLock::default(),
+            fit: OnceCell::new(),
             proved: OnceCell::new(),
             turns: Mutex::default(),
             starts: tokio::sync::RwLock::default(),
@@ -137,8 +140,12 @@ fn locate(runtime: PathBuf) -> PathBuf {
 
 impl Inner {
     /// The host's cgroups, once they were looked at.
-    pub(super) fn layout(&self) -> Option<&Layout> {
-        self.layout.get()
+    pub(super) fn layout(&self) -> Option<Arc<Layout>> {
+        self.layout.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_layout(&self, layout: Layout) {
+        *self.layout.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(layout));
     }
 
     /// A container's cgroup.
@@ -151,24 +158,24 @@ impl Inner {
 
     /// Looks at the host's cgroups.
     pub(super) async fn detect(&self) -> Result<()> {
-        if self.layout.get().is_none() {
+        if self.layout().is_none() {
             let found = self.blocking("read the host's cgroups", Layout::detect).await?;
-            // Of two that looked at the same time, both saw the same.
-            let _ = self.layout.set(found);
+            self.set_layout(found);
         }
         Ok(())
     }
 
     /// Makes the host's cgroups fit for crun.
     pub(super) async fn ready(&self) -> Result<()> {
-        if self.layout.get().is_none() {
+        let make_fit = || async {
             let found = tokio::task::spawn_blocking(|| {
                 let layout = Layout::detect().map_err(|e| DriverError::io("read the host's cgroups", e))?;
                 probe::unmix(layout)
             });
-            let _ = self.layout.set(joined(found.await)?);
-        }
-        Ok(())
+            self.set_layout(joined(found.await)?);
+            Ok(())
+        };
+        self.fit.get_or_try_init(make_fit).await.copied()
     }
 
     /// Runs blocking work off the asynchronous threads.
@@ -203,9 +210,11 @@ impl Inner {
         }
     }
 
-    /// Removes this cloud's own cgroup when nothing is in it and nobody is about to put something there.
+    /// Removes this cloud's own cgroup when nothing is in it and nobody is about to put something there. On a busy host the next removal
+    /// does it.
     async fn remove_empty_parent(&self) {
-        let (Ok(_alone), Some(layout)) = (self.starts.try_write(), self.layout()) else { return };
+        let alone = tokio::time::timeout(Duration::from_secs(1), self.starts.write()).await;
+        let (Ok(_alone), Some(layout)) = (alone, self.layout()) else { return };
         for path in layout.everywhere(&self.host.cgroup()) {
             // Refused while a container is left in it.
             let _ = std::fs::remove_dir(path);
@@ -256,10 +265,18 @@ impl InstanceDriver for ContainerDriver {
             let runs = this.inner.runs(&files).await?;
             let group = runs.then(|| this.inner.group(&files)).transpose()?;
             let lock = if runs { None } else { Some(this.inner.claim(&files).await?) };
+            let counts_swap = this.inner.layout().is_some_and(|layout| layout.counts_swap());
             let work = move || {
                 let _lock = lock;
-                Request { files: &files, instance: &instance, image: &image, network: network.as_ref(), runs }
-                    .carry_out()?;
+                Request {
+                    files: &files,
+                    instance: &instance,
+                    image: &image,
+                    network: network.as_ref(),
+                    runs,
+                    counts_swap,
+                }
+                .carry_out()?;
                 match group {
                     Some(group) => group
                         .limit(&prepare::limits(&instance))

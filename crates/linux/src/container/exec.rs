@@ -199,6 +199,8 @@ fn strings(value: &serde_json::Value) -> Vec<String> {
 }
 
 type Source = Box<dyn AsyncRead + Send + Unpin>;
+/// What the bytes of a source become.
+type Frame = fn(Bytes) -> Output;
 type Sink = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// An added process, its two output pumps and its input.
@@ -209,7 +211,7 @@ struct Running {
     child: Child,
     terminal: Option<Terminal>,
     stdin: Option<Sink>,
-    outputs: Vec<(Source, fn(Bytes) -> Output)>,
+    outputs: Vec<(Source, Frame)>,
 }
 
 impl Running {
@@ -447,7 +449,7 @@ async fn write(stdin: &mut Option<Sink>, waiting: &Waiting) -> io::Result<usize>
 }
 
 /// Copies one direction until its end; after the end of the process, until nothing comes any more.
-async fn pump(mut source: Source, frame: fn(Bytes) -> Output, to: mpsc::Sender<Output>, ended: CancellationToken) {
+async fn pump(mut source: Source, frame: Frame, to: mpsc::Sender<Output>, ended: CancellationToken) {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(FRAME);

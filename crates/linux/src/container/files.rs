@@ -5,6 +5,7 @@ use crate::host::Host;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 use yun_types::{Exit, Generation, InstanceId, Timestamp};
@@ -157,6 +158,11 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Makes a directory that only root may enter: below it are programs of images that run with other rights than their callers.
+pub(super) fn make_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Removes a file or a whole directory. Ok when nothing is there.

@@ -5,7 +5,7 @@
 
 use super::{
     driver::Inner,
-    files::{Attempt, Files, Prepared, Running, remove_tree},
+    files::{Attempt, Files, Prepared, Running, make_private, remove_tree},
     overlay,
     process::{Process, boot_id, drops_signal},
     shim::{Launch, Lock},
@@ -165,7 +165,7 @@ impl Inner {
         loop {
             let paths = files.clone();
             let take = move || {
-                fs::create_dir_all(&paths.run)?;
+                make_private(&paths.run)?;
                 Lock::take(&paths)
             };
             if let Some(lock) = self.blocking("lock a container", take).await? {
@@ -382,7 +382,9 @@ impl Inner {
     pub(super) async fn remove(self: &Arc<Self>, id: InstanceId) -> Result<()> {
         let files = Files::new(&self.host, id);
         self.detect().await?;
-        self.kill(&files, None).await?;
+        // Who is known can be waited for; who is not is looked at again and again.
+        let running = files.attempt().and_then(|attempt| files.running(&attempt));
+        self.kill(&files, running.map(|running| running.main)).await?;
         let lock = self.end_shim(&files).await?;
         self.clear(&files).await?;
         let work = move || {
@@ -415,7 +417,11 @@ impl Inner {
             }
             // It may be in the middle of a start.
             self.kill(files, None).await?;
-            tokio::time::sleep(STEP).await;
+            let shim = files.attempt().and_then(|attempt| files.running(&attempt)).map(|running| running.shim);
+            match shim.filter(|shim| shim.is_alive()) {
+                Some(shim) => drop(tokio::time::timeout(STEP, shim.ended()).await),
+                None => tokio::time::sleep(STEP).await,
+            }
         }
         Ok(None)
     }
@@ -457,7 +463,7 @@ impl Step {
         if files.prepared().is_none() {
             return Ok(Self::Missing);
         }
-        fs::create_dir_all(&files.run)?;
+        make_private(&files.run)?;
         let Some(lock) = Lock::take(files)? else { return Ok(Self::Held) };
         let Some(prepared) = files.prepared() else {
             // Removed meanwhile by another process: nothing of ours may stay.
@@ -476,7 +482,7 @@ impl Step {
 fn lay_out(files: &Files, layers: &[std::path::PathBuf]) -> io::Result<Attempt> {
     let attempt = Attempt { token: uuid::Uuid::new_v4().simple().to_string(), boot: boot_id()? };
     files.write_attempt(&attempt)?;
-    fs::create_dir_all(&files.crun_root)?;
+    make_private(&files.crun_root)?;
     for path in [files.durable.join("exit"), files.run.join("exit")] {
         remove_tree(&path)?;
     }

@@ -66,6 +66,8 @@ pub(super) struct Bundle<'a> {
     pub(super) hostname: &'a str,
     pub(super) cgroup: &'a str,
     pub(super) limits: Limits,
+    /// Whether the host counts swap; without, a limit of it is an error.
+    pub(super) counts_swap: bool,
     /// The network namespace to join; without one, the container has a network of its own with nothing in it.
     pub(super) network: Option<&'a Path>,
     /// Files of the host that stand in for files of the image.
@@ -109,7 +111,7 @@ pub(super) fn config(bundle: &Bundle<'_>) -> Value {
         "linux": {
             "cgroupsPath": bundle.cgroup,
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}, network],
-            "resources": resources(&bundle.limits),
+            "resources": resources(&bundle.limits, bundle.counts_swap),
             // Root inside owns the whole network namespace, so there is nobody to keep low ports for.
             "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
             "maskedPaths": MASKED,
@@ -119,12 +121,16 @@ pub(super) fn config(bundle: &Bundle<'_>) -> Value {
     })
 }
 
-fn resources(limits: &Limits) -> Value {
+fn resources(limits: &Limits, counts_swap: bool) -> Value {
+    let mut memory = json!({"limit": limits.memory.0});
+    if counts_swap {
+        // Memory and swap together: equal means that there is no swap.
+        memory["swap"] = json!(limits.memory.0);
+    }
     json!({
         // crun adds the few devices that every container has.
         "devices": [{"allow": false, "access": "rwm"}],
-        // Memory and swap together: equal means that there is no swap.
-        "memory": {"limit": limits.memory.0, "swap": limits.memory.0},
+        "memory": memory,
         "cpu": {"quota": limits.cpu_quota(), "period": Limits::CPU_PERIOD, "shares": limits.cpu_shares()},
         "pids": {"limit": limits.pids},
     })
@@ -201,6 +207,7 @@ mod tests {
             hostname: "web",
             cgroup: "/yun-1/x",
             limits: Limits { cpu: Cpu(500), memory: Bytes::mib(64), pids: 9 },
+            counts_swap: true,
             network: Some(Path::new("/run/netns/x")),
             files: &[("/etc/hosts", PathBuf::from("/d/hosts"))],
             mounts: &mounts,

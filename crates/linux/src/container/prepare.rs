@@ -2,7 +2,7 @@
 
 use super::{
     cgroup::Limits,
-    files::{Files, Prepared, replace},
+    files::{Files, Prepared, make_private, replace},
     merge::{self, Wanted},
     oci::{self, Bundle, ProcessSpec},
     overlay,
@@ -26,6 +26,8 @@ pub(super) struct Request<'a> {
     pub(super) network: Option<&'a Attachment>,
     /// Whether it runs now: then its file tree stays as it is.
     pub(super) runs: bool,
+    /// Whether the host can keep containers from swapping.
+    pub(super) counts_swap: bool,
 }
 
 impl Request<'_> {
@@ -40,7 +42,7 @@ impl Request<'_> {
         let stop_signal = self.stop_signal(&wanted)?;
         self.check_mounts()?;
         for directory in [&files.durable, &files.run] {
-            fs::create_dir_all(directory).map_err(io("make the directories"))?;
+            make_private(directory).map_err(io("make the directories"))?;
         }
         if !self.runs {
             self.mount_tree()?;
@@ -163,6 +165,7 @@ impl Request<'_> {
             hostname: instance.name.as_str(),
             cgroup: &files.cgroup,
             limits: limits(instance),
+            counts_swap: self.counts_swap,
             network: network.and_then(|attachment| match &attachment.port {
                 Port::Namespace { path, .. } => Some(path.as_path()),
                 Port::Tap { .. } => None,

@@ -73,7 +73,7 @@ pub(super) fn missing() -> DriverError {
 }
 
 /// What QEMU's own words mean: pieces of its messages, and what an operator can do about them.
-const MEANINGS: [(&[&str], ErrorKind, &str, &str); 9] = [
+const MEANINGS: [(&[&str], ErrorKind, &str, &str); 10] = [
     (
         &["set up guest memory", "Cannot allocate memory"],
         ErrorKind::Unavailable,
@@ -121,6 +121,12 @@ const MEANINGS: [(&[&str], ErrorKind, &str, &str); 9] = [
         ErrorKind::NoSpace,
         "DiskFull",
         "the disk of the host is full; free some space, for example with yun image rm",
+    ),
+    (
+        &["-sandbox"],
+        ErrorKind::Unavailable,
+        "QemuBroken",
+        "this QEMU was built without seccomp; install the distribution's, with apt-get install qemu-system-x86",
     ),
     (
         &["KVM"],

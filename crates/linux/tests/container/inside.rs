@@ -1,7 +1,7 @@
 //! What a container's process finds: who it is, what it may do, what is mounted; and orders that cannot work.
 
 use crate::world::*;
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 use yun_drivers::{Attachment, ErrorKind, InstanceDriver, Port};
 use yun_types::{Bytes, DesiredInstance, InstanceKind, Mount};
 
@@ -113,6 +113,10 @@ async fn its_writes_outlive_a_stop_and_never_reach_the_image() {
     let first = world.finish(&order).await;
     let second = world.finish(&order).await;
     assert_eq!((first.1.as_str(), second.1.as_str()), ("", "x\n"));
+    for directory in [world.host.instance_dir(order.id), world.host.instance_run(order.id)] {
+        let mode = fs::metadata(directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "users of the host must not reach its programs");
+    }
     let layer = &world.image().layers[0];
     assert!(!layer.join("srv/count").exists() && layer.join("bin/orphan").exists());
 }

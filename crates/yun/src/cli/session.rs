@@ -7,14 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::CloseFrame},
+};
 use yun_api::frames;
-use yun_types::{InstanceKind, InstanceState, NameOrId};
+use yun_types::{Exit, InstanceKind, InstanceState, NameOrId};
 
 use super::{
     Code,
     args::{ExecArgs, SshArgs},
-    connect::{Cloud, websocket},
+    connect::{Cloud, refused, websocket},
     follow::line,
     instance::get,
     keys,
@@ -44,13 +47,8 @@ pub(crate) async fn exec(cloud: &Cloud, args: ExecArgs) -> Result<Code> {
         request = request.terminal(format!("{}x{}", size.columns, size.rows));
     }
     let socket = websocket(request.send().await).await?;
-    let (session, carry) = frames::connect(socket);
-    tokio::spawn(carry);
-    if !args.interactive {
-        let _ = session.input.send(yun_engine::session::Input::StdinClosed).await;
-    }
     let manner = Manner { input: args.interactive, terminal: args.tty, leave: false };
-    let exit = terminal::carry(session, manner).await?;
+    let exit = carry(socket, manner).await?;
     Ok(exit.map_or(0, |e| u8::try_from(e.code).unwrap_or(255)))
 }
 
@@ -58,14 +56,34 @@ pub(crate) async fn exec(cloud: &Cloud, args: ExecArgs) -> Result<Code> {
 pub(crate) async fn console(cloud: &Cloud, word: &str) -> Result<Code> {
     let name: NameOrId = word.parse()?;
     let socket = websocket(cloud.client.instance_console().project(cloud.project.clone()).instance(name).send().await).await?;
-    let (session, carry) = frames::connect(socket);
-    tokio::spawn(carry);
     if std::io::stdin().is_terminal() {
         eprintln!("the console of {word}: press Enter; leave with Ctrl-a q");
     }
-    terminal::carry(session, Manner { input: true, terminal: true, leave: true }).await?;
+    carry(socket, Manner { input: true, terminal: true, leave: true }).await?;
     eprintln!();
     Ok(0)
+}
+
+/// Carries a session to its end. What the server refused ends with the exit code of that refusal.
+async fn carry(socket: WebSocketStream<reqwest::Upgraded>, manner: Manner) -> Result<Option<Exit>> {
+    let (session, carrier) = frames::connect(socket);
+    let carrier = tokio::spawn(carrier);
+    if !manner.input {
+        let _ = session.input.send(yun_engine::session::Input::StdinClosed).await;
+    }
+    let error = match terminal::carry(session, manner).await {
+        Ok(exit) => return Ok(exit),
+        Err(error) => error,
+    };
+    match tokio::time::timeout(Duration::from_secs(1), carrier).await {
+        Ok(Ok(Some(status))) => Err(refused(status, error.to_string(), None)),
+        _ => Err(error),
+    }
+}
+
+/// Why a connection was closed, with the exit code of the refusal if it was one.
+fn closed(close: &CloseFrame) -> anyhow::Error {
+    refused(u16::from(close.code).saturating_sub(frames::REFUSED), close.reason.to_string(), None)
 }
 
 /// Connects standard input and output to a port of an instance.
@@ -93,7 +111,7 @@ pub(crate) async fn dial(cloud: &Cloud, word: &str, port: u16) -> Result<Code> {
         while let Some(Ok(message)) = from_server.next().await {
             match message {
                 Message::Binary(bytes) if stdout.write_all(&bytes).await.is_err() || stdout.flush().await.is_err() => break,
-                Message::Close(Some(close)) if !close.reason.is_empty() => bail!("{}", close.reason),
+                Message::Close(Some(close)) if !close.reason.is_empty() => return Err(closed(&close)),
                 _ => {}
             }
         }
@@ -160,7 +178,7 @@ async fn greeting(cloud: &Cloud, id: &str, port: u16) -> Result<()> {
         let mut socket = websocket(cloud.client.instance_dial().project(cloud.project.clone()).instance(name).port(port).send().await).await?;
         match socket.next().await {
             Some(Ok(Message::Binary(bytes))) if !bytes.is_empty() => Ok(()),
-            Some(Ok(Message::Close(Some(close)))) => bail!("{}", close.reason),
+            Some(Ok(Message::Close(Some(close)))) => Err(closed(&close)),
             _ => bail!("port {port} closed the connection"),
         }
     };

@@ -25,7 +25,7 @@ async fn who_waits_is_placed_when_room_comes() {
     let operation = cloud.create("late", |s| s.size = size("cpu:2,memory:2Gi,disk:1Gi")).await.unwrap();
     assert_eq!(
         operation.status.progress.message,
-        "waiting for a place: waits: 1 node is short of 1 cpu; free 1 cpu and 1 GiB memory on node a: delete instances there, or give them a smaller size"
+        "waits: 1 node is short of 1 cpu; free 1 cpu and 1 GiB memory on node a: delete instances there, or give them a smaller size"
     );
     let why = cloud.explain("late").await;
     assert_eq!(

@@ -54,6 +54,11 @@ impl Layout {
         !self.v1.contains_key("memory") && self.v2.is_some()
     }
 
+    /// True if a group's swap can be limited: version 1 can be built or booted without it.
+    pub fn counts_swap(&self) -> bool {
+        self.is_v2() || self.v1.get("memory").is_some_and(|root| root.join("memory.memsw.limit_in_bytes").exists())
+    }
+
     /// The group at this path, in the version that this host uses.
     pub fn group(&self, path: &str) -> Box<dyn Cgroup> {
         match &self.v2 {

@@ -21,7 +21,14 @@ const TIME: Duration = Duration::from_secs(6);
 /// Measures reads of one object and of a page of 500.
 pub(crate) async fn run() -> Result<Vec<Measure>> {
     let cloud = Cloud::start(fill).await?;
-    let known = cloud.client.instance_get().instance(name(KNOWN - 1)).send().await.context("the instances are not known")?.into_inner();
+    let known = cloud
+        .client
+        .instance_get()
+        .instance(name(KNOWN - 1))
+        .send()
+        .await
+        .context("the instances are not known")?
+        .into_inner();
     anyhow::ensure!(known.status.state == InstanceState::Stopped, "the instances have changed");
     let context = std::fs::read_to_string(cloud.root().join("config.toml"))?;
     let mut gets = load(&context, CLIENTS, async |client, turn| {
@@ -39,7 +46,8 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
     Ok(vec![
         Measure::new("api: get, 10,000 instances known, 64 clients, rate", rate, "req/s"),
         Measure::new("api: get, 10,000 instances known, 64 clients, p50", percentile(&mut gets, 50), "ms"),
-        Measure::new("api: get, 10,000 instances known, 64 clients, p99", percentile(&mut gets, 99), "ms").must(Must::AtMost(5.0)),
+        Measure::new("api: get, 10,000 instances known, 64 clients, p99", percentile(&mut gets, 99), "ms")
+            .must(Must::AtMost(5.0)),
         Measure::new("api: list page of 500, p50", percentile(&mut lists, 50), "ms"),
         Measure::new("api: list page of 500, p99", percentile(&mut lists, 99), "ms").must(Must::AtMost(20.0)),
     ])
@@ -67,7 +75,8 @@ async fn fill(root: &Path) -> Result<()> {
 }
 
 fn instance(number: usize) -> Result<Instance> {
-    let mut spec: yun_types::InstanceSpec = serde_json::from_value(serde_json::json!({ "image": "box", "kind": "container" }))?;
+    let mut spec: yun_types::InstanceSpec =
+        serde_json::from_value(serde_json::json!({ "image": "box", "kind": "container" }))?;
     spec.power = Power::Stopped;
     Ok(Instance {
         metadata: Metadata {
@@ -81,12 +90,20 @@ fn instance(number: usize) -> Result<Instance> {
             deleting: None,
         },
         spec,
-        status: InstanceStatus { observed_generation: Generation(1), state: InstanceState::Stopped, ..Default::default() },
+        status: InstanceStatus {
+            observed_generation: Generation(1),
+            state: InstanceState::Stopped,
+            ..Default::default()
+        },
     })
 }
 
 /// A closed loop of clients with a connection each; the times of all requests.
-async fn load(context: &str, clients: usize, ask: impl AsyncFn(&yun_api::client::Client, usize) -> Result<()> + Copy) -> Result<Vec<Duration>> {
+async fn load(
+    context: &str,
+    clients: usize,
+    ask: impl AsyncFn(&yun_api::client::Client, usize) -> Result<()> + Copy,
+) -> Result<Vec<Duration>> {
     let config: toml::Value = toml::from_str(context)?;
     let context = config["contexts"].as_table().and_then(|t| t.values().next()).context("no context")?;
     let word = |key: &str| context[key].as_str().unwrap_or_default();

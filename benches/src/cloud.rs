@@ -23,7 +23,12 @@ fn program() -> PathBuf {
 
 fn yun(root: &Path) -> Command {
     let mut command = Command::new(program());
-    command.env("YUN_CONFIG", root.join("config.toml")).env("YUN_ROOT", root).env_remove("YUN_HOST").env_remove("YUN_TOKEN").stdin(Stdio::null());
+    command
+        .env("YUN_CONFIG", root.join("config.toml"))
+        .env("YUN_ROOT", root)
+        .env_remove("YUN_HOST")
+        .env_remove("YUN_TOKEN")
+        .stdin(Stdio::null());
     command
 }
 
@@ -60,10 +65,17 @@ impl Cloud {
     pub(crate) async fn ended(&self, operation: Operation) -> Result<Operation> {
         let mut operation = operation;
         while !operation.status.state.ended() {
-            operation = self.client.operation_get().operation(operation.metadata.id).wait(60).send().await?.into_inner();
+            operation =
+                self.client.operation_get().operation(operation.metadata.id).wait(60).send().await?.into_inner();
         }
         if operation.status.state != OperationState::Succeeded {
-            bail!("{} of {} {}: {:?}", operation.spec.kind, operation.spec.target, operation.status.state, operation.status.error);
+            bail!(
+                "{} of {} {}: {:?}",
+                operation.spec.kind,
+                operation.spec.target,
+                operation.status.state,
+                operation.status.error
+            );
         }
         Ok(operation)
     }
@@ -82,7 +94,12 @@ pub(crate) fn client(host: &str, ca: &str, token: &str) -> Result<Client> {
     let mut headers = reqwest::header::HeaderMap::new();
     headers.insert(reqwest::header::AUTHORIZATION, format!("Bearer {token}").parse()?);
     let certificate = reqwest::Certificate::from_pem(ca.as_bytes())?;
-    let inner = reqwest::Client::builder().default_headers(headers).tls_certs_only([certificate]).tcp_nodelay(true).connect_timeout(Duration::from_secs(10)).build()?;
+    let inner = reqwest::Client::builder()
+        .default_headers(headers)
+        .tls_certs_only([certificate])
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(10))
+        .build()?;
     Ok(Client::new_with_client(host, inner))
 }
 

@@ -29,7 +29,8 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
         cloud.ended(operation).await?;
         let launched = begun.elapsed();
         let begun = Instant::now();
-        let operation = cloud.client.instance_delete().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
+        let operation =
+            cloud.client.instance_delete().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
         cloud.ended(operation).await?;
         let removed = begun.elapsed();
         let alone = bare.round(&name)?;
@@ -41,14 +42,14 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
         }
     }
     let crun = percentile(&mut bares, 50);
-    let mut launch = Measure::new("container: API request to running, with network, p50", percentile(&mut launches, 50), "ms").against(
-        "crun create and start, no network",
-        crun,
-        Some(Must::AtMost(2.0)),
-    );
+    let mut launch =
+        Measure::new("container: API request to running, with network, p50", percentile(&mut launches, 50), "ms")
+            .against("crun create and start, no network", crun, Some(Must::AtMost(2.0)));
     for engine in ["podman", "docker"] {
         match peer(engine, cloud.root()) {
-            Ok(value) => launch = launch.against(format!("{engine} run -d, with network"), value, Some(Must::AtMost(0.2))),
+            Ok(value) => {
+                launch = launch.against(format!("{engine} run -d, with network"), value, Some(Must::AtMost(0.2)))
+            }
             Err(error) => eprintln!("bench: no comparison with {engine}: {error:#}"),
         }
     }
@@ -105,7 +106,12 @@ impl Bare {
         let id = format!("bare-{}-{name}", std::process::id());
         let crun = |words: &[&str]| {
             let mut command = Command::new("crun");
-            command.args(words).current_dir(&self.bundle).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            command
+                .args(words)
+                .current_dir(&self.bundle)
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null());
             command.status().context("cannot start crun")
         };
         let begun = Instant::now();

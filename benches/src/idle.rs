@@ -26,7 +26,11 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
 
 fn resident(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.split_whitespace().next()).context("no VmRSS")?;
+    let kib = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .and_then(|l| l.split_whitespace().next())
+        .context("no VmRSS")?;
     Ok(kib.parse::<f64>()? / 1024.0)
 }
 

@@ -22,7 +22,8 @@ async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let json = words.windows(2).any(|w| w == ["-o", "json"]);
     let mut names: Vec<&str> = words.iter().map(String::as_str).filter(|w| ALL.contains(w)).collect();
-    let unknown: Vec<&String> = words.iter().filter(|w| !ALL.contains(&w.as_str()) && *w != "-o" && *w != "json").collect();
+    let unknown: Vec<&String> =
+        words.iter().filter(|w| !ALL.contains(&w.as_str()) && *w != "-o" && *w != "json").collect();
     anyhow::ensure!(unknown.is_empty(), "there is no bench {unknown:?}: the benches are {}", ALL.join(", "));
     if names.is_empty() {
         names = ALL.to_vec();

@@ -82,9 +82,11 @@ impl Measure {
     /// A line for people.
     pub(crate) fn line(&self) -> String {
         let mark = |holds: bool| if holds { "ok" } else { "MISSED" };
-        let must = self.must.map(|m| format!("  (must be {}: {})", m.shown(), mark(m.holds(self.value)))).unwrap_or_default();
+        let must =
+            self.must.map(|m| format!("  (must be {}: {})", m.shown(), mark(m.holds(self.value)))).unwrap_or_default();
         let peers = self.peers.iter().map(|p| {
-            let must = p.must.map(|m| format!(", must be {}: {}", m.shown(), mark(m.holds(p.ratio)))).unwrap_or_default();
+            let must =
+                p.must.map(|m| format!(", must be {}: {}", m.shown(), mark(m.holds(p.ratio)))).unwrap_or_default();
             format!("\n    {:.2}x of {} ({:.2} {}{must})", p.ratio, p.name, p.value, self.unit)
         });
         format!("{:64} {:>12.2} {}{must}{}", self.name, self.value, self.unit, peers.collect::<String>())

@@ -28,12 +28,14 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
         let begun = Instant::now();
         let operation = cloud.client.instance_create().body(create(&name)?).send().await?.into_inner();
         cloud.ended(operation).await?;
-        let instance = cloud.client.instance_get().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
+        let instance =
+            cloud.client.instance_get().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
         let address = instance.status.address.context("the VM has no address")?;
         greeting((address, 22).into(), begun)?;
         let took = begun.elapsed();
         let by_hand = Hand::of(&instance.metadata.id.to_string(), cloud.root())?;
-        let operation = cloud.client.instance_delete().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
+        let operation =
+            cloud.client.instance_delete().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
         let hand_took = by_hand.start()?;
         cloud.ended(operation).await?;
         if round > 0 {
@@ -92,12 +94,28 @@ impl Hand {
             .map(|bytes| bytes.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect::<Vec<_>>())
             .find(|w| w.first().is_some_and(|p| p.contains("qemu-system")) && w.iter().any(|x| x.contains(id)))
             .context("no QEMU process of the VM")?;
-        let after = |flag: &str| words.iter().position(|w| w == flag).and_then(|p| words.get(p + 1)).with_context(|| format!("QEMU has no {flag}"));
+        let after = |flag: &str| {
+            words
+                .iter()
+                .position(|w| w == flag)
+                .and_then(|p| words.get(p + 1))
+                .with_context(|| format!("QEMU has no {flag}"))
+        };
         // The VM's own directory goes away with it: the seed is copied.
         let seed = tempfile::NamedTempFile::new_in(root)?.into_temp_path();
-        let original = words.iter().flat_map(|w| w.split([',', '=', '"'])).find(|p| p.contains(id) && p.contains("cidata")).context("QEMU has no cidata disk")?;
+        let original = words
+            .iter()
+            .flat_map(|w| w.split([',', '=', '"']))
+            .find(|p| p.contains(id) && p.contains("cidata"))
+            .context("QEMU has no cidata disk")?;
         std::fs::copy(original, &seed)?;
-        Ok(Self { kernel: after("-kernel")?.into(), initrd: after("-initrd")?.into(), append: after("-append")?.clone(), accel: after("-accel")?.clone(), seed })
+        Ok(Self {
+            kernel: after("-kernel")?.into(),
+            initrd: after("-initrd")?.into(),
+            append: after("-append")?.clone(),
+            accel: after("-accel")?.clone(),
+            seed,
+        })
     }
 
     /// Starts it with user networking, waits for SSH, ends it.
@@ -105,10 +123,36 @@ impl Hand {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let begun = Instant::now();
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-machine", "q35", "-cpu", "max", "-accel", &self.accel, "-m", "256", "-smp", "1", "-nodefaults", "-display", "none"]);
+        command.args([
+            "-machine",
+            "q35",
+            "-cpu",
+            "max",
+            "-accel",
+            &self.accel,
+            "-m",
+            "256",
+            "-smp",
+            "1",
+            "-nodefaults",
+            "-display",
+            "none",
+        ]);
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd).args(["-append", &self.append]);
-        command.args(["-netdev", &format!("user,id=n,hostfwd=tcp:127.0.0.1:{port}-:22"), "-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci"]);
-        command.args(["-drive", &format!("file={},if=virtio,format=raw,readonly=on", self.seed.display()), "-serial", "null"]);
+        command.args([
+            "-netdev",
+            &format!("user,id=n,hostfwd=tcp:127.0.0.1:{port}-:22"),
+            "-device",
+            "virtio-net-pci,netdev=n",
+            "-device",
+            "virtio-rng-pci",
+        ]);
+        command.args([
+            "-drive",
+            &format!("file={},if=virtio,format=raw,readonly=on", self.seed.display()),
+            "-serial",
+            "null",
+        ]);
         let guest = Guest(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot start QEMU")?);
         greeting((Ipv4Addr::LOCALHOST, port).into(), begun)?;
         let took = begun.elapsed();

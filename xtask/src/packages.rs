@@ -31,13 +31,19 @@ const CLOUD: &[(&str, &str)] = &[
 ];
 
 /// What tests and benchmarks use beside it.
-const TESTS: &[(&str, &str)] =
-    &[("skopeo", "/usr/bin/skopeo"), ("dnsutils", "/usr/bin/dig"), ("iputils-ping", "/usr/bin/ping"), ("curl", "/usr/bin/curl"), ("mtools", "/usr/bin/mcopy")];
+const TESTS: &[(&str, &str)] = &[
+    ("skopeo", "/usr/bin/skopeo"),
+    ("dnsutils", "/usr/bin/dig"),
+    ("iputils-ping", "/usr/bin/ping"),
+    ("curl", "/usr/bin/curl"),
+    ("mtools", "/usr/bin/mcopy"),
+];
 
 /// Installs what is missing.
 pub(crate) fn setup(wanted: Wanted) -> Result<()> {
     let all = CLOUD.iter().chain(TESTS.iter().filter(|_| wanted == Wanted::Tests));
-    let missing: Vec<&str> = all.filter(|(_, file)| !PathBuf::from(file).exists()).map(|(package, _)| *package).collect();
+    let missing: Vec<&str> =
+        all.filter(|(_, file)| !PathBuf::from(file).exists()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         println!("setup: everything is installed");
         return Ok(());
@@ -60,7 +66,10 @@ pub(crate) fn setup(wanted: Wanted) -> Result<()> {
 /// QEMU's parts must be of one version: where one part already came from backports, the others have to come from there too.
 fn install_qemu() -> Result<()> {
     let packages = ["qemu-system-x86", "qemu-utils"];
-    let installed = Command::new("dpkg-query").args(["-W", "-f=${Version}", "qemu-utils"]).output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+    let installed = Command::new("dpkg-query")
+        .args(["-W", "-f=${Version}", "qemu-utils"])
+        .output()
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
     if !installed.unwrap_or_default().contains("~bpo") {
         return install(&packages, &[], None);
     }
@@ -88,7 +97,10 @@ fn install_qemu() -> Result<()> {
 
 fn codename() -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
-    let name = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).context("/etc/os-release names no release")?;
+    let name = release
+        .lines()
+        .find_map(|l| l.strip_prefix("VERSION_CODENAME="))
+        .context("/etc/os-release names no release")?;
     Ok(name.trim_matches('"').to_owned())
 }
 

@@ -73,28 +73,42 @@ fn sources() -> Result<Vec<Source>> {
 
 /// Crate edges are those of `xtask/deps.expected`, and fenced crates stay behind their fence.
 fn edges() -> Result<Vec<String>> {
-    let metadata: serde_json::Value = serde_json::from_str(&output(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?)?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&output(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?)?;
     let mut found = BTreeMap::new();
     let mut broken = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
-        let normal = package["dependencies"].as_array().into_iter().flatten().filter(|d| d["kind"].is_null()).filter_map(|d| d["name"].as_str());
+        let normal = package["dependencies"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|d| d["kind"].is_null())
+            .filter_map(|d| d["name"].as_str());
         let (ours, others): (BTreeSet<&str>, BTreeSet<&str>) = normal.partition(|d| d.starts_with("yun-"));
         if name == "yun-plan" {
             let impure = others.iter().filter(|d| !matches!(**d, "ipnet" | "serde" | "strsim" | "thiserror"));
-            broken.extend(impure.map(|d| format!("plan decides purely, and {d} is not among the crates that it may use")));
+            broken.extend(
+                impure.map(|d| format!("plan decides purely, and {d} is not among the crates that it may use")),
+            );
         }
         if name != "yun-jobs" {
             let heavy = others.iter().filter(|d| d.starts_with("arrow") || d.starts_with("datafusion"));
             broken.extend(heavy.map(|d| format!("{name} links {d}: only jobs may")));
         }
-        found.insert(name.trim_start_matches("yun-").to_owned(), ours.into_iter().map(|d| d.trim_start_matches("yun-")).collect::<Vec<_>>().join(" "));
+        found.insert(
+            name.trim_start_matches("yun-").to_owned(),
+            ours.into_iter().map(|d| d.trim_start_matches("yun-")).collect::<Vec<_>>().join(" "),
+        );
     }
-    let found: String = found.iter().map(|(name, ours)| format!("{name}: {ours}").trim_end().to_owned() + "\n").collect();
+    let found: String =
+        found.iter().map(|(name, ours)| format!("{name}: {ours}").trim_end().to_owned() + "\n").collect();
     let path = root().join("xtask/deps.expected");
     let expected = fs::read_to_string(&path).unwrap_or_default();
     if found != expected {
-        broken.push(format!("crate edges differ from xtask/deps.expected; if the new ones are meant, write this there:\n{found}"));
+        broken.push(format!(
+            "crate edges differ from xtask/deps.expected; if the new ones are meant, write this there:\n{found}"
+        ));
     }
     Ok(broken)
 }
@@ -121,10 +135,25 @@ fn sizes_and_headers(files: &[Source]) -> Vec<String> {
 /// What may stand only in some places.
 fn places(files: &[Source]) -> Vec<String> {
     let rules: [(&str, &[&str], &[&str], &str); 5] = [
-        ("unsafe", &["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern"], &["crates/linux"], "only linux talks to the kernel without the compiler's checks"),
+        (
+            "unsafe",
+            &["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern"],
+            &["crates/linux"],
+            "only linux talks to the kernel without the compiler's checks",
+        ),
         ("processes", &["Command::new("], &["crates/linux", "xtask", "benches"], "only linux starts processes"),
-        ("purity", &["Utc::now", "SystemTime::", "Instant::now", "std::fs", "std::net::Tcp", "tokio::", "rand::"], &[], "plan has no clock, no I/O, no chance"),
-        ("clock", &["Utc::now(", "SystemTime::now("], &["crates/engine", "crates/store", "crates/linux", "crates/yun", "crates/testkit", "xtask", "benches"], "time comes from engine::clock"),
+        (
+            "purity",
+            &["Utc::now", "SystemTime::", "Instant::now", "std::fs", "std::net::Tcp", "tokio::", "rand::"],
+            &[],
+            "plan has no clock, no I/O, no chance",
+        ),
+        (
+            "clock",
+            &["Utc::now(", "SystemTime::now("],
+            &["crates/engine", "crates/store", "crates/linux", "crates/yun", "crates/testkit", "xtask", "benches"],
+            "time comes from engine::clock",
+        ),
         ("unfinished", &["todo!(", "unimplemented!(", "dbg!("], &["xtask"], "unfinished code does not land"),
     ];
     let mut broken = Vec::new();
@@ -167,7 +196,8 @@ fn exists(name: &str, files: &[Source]) -> bool {
     if let Some(bench) = name.strip_prefix("cargo xtask bench ") {
         return root().join("benches/src").join(format!("{bench}.rs")).exists();
     }
-    Path::new(name).components().count() > 1 && root().join(name).exists() || files.iter().any(|f| f.text.contains(&format!("fn {name}(")))
+    Path::new(name).components().count() > 1 && root().join(name).exists()
+        || files.iter().any(|f| f.text.contains(&format!("fn {name}(")))
 }
 
 fn front_page() -> Result<Vec<String>> {

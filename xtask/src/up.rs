@@ -127,7 +127,9 @@ fn http(port: u16, limit: Duration) -> Result<String> {
     loop {
         match ask(port) {
             Ok(answer) => return Ok(answer),
-            Err(error) if Instant::now() >= until => return Err(error.context(format!("no HTTP answer from 127.0.0.1:{port}"))),
+            Err(error) if Instant::now() >= until => {
+                return Err(error.context(format!("no HTTP answer from 127.0.0.1:{port}")));
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }

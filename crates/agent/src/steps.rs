@@ -103,7 +103,11 @@ impl Owner {
             self.node.drivers.image.open(&self.entry.desired.image.digest),
             attach(&self.node, &self.entry.desired)
         );
-        let (image, attachment) = (image?, attachment?);
+        let named = |mut error: DriverError| {
+            error.message = format!("cannot open image {}: {}", self.entry.desired.image.name, error.message);
+            error
+        };
+        let (image, attachment) = (image.map_err(named)?, attachment?);
         fail_point!("agent::after_attach");
         let entry = &mut self.entry;
         if entry.boot_id != self.node.boot() {

@@ -5,10 +5,13 @@
 //! `{error_code, message, request_id}` whose message names the object, the reason and the way out.
 
 use dropshot::{
-    FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted, HttpResponseHeaders, HttpResponseOk, Path, Query,
-    RequestContext, StreamingBody, WebsocketChannelResult, WebsocketConnection,
+    FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
+    HttpResponseHeaders, HttpResponseOk, Path, Query, RequestContext, StreamingBody, WebsocketChannelResult,
+    WebsocketConnection,
 };
-use yun_types::{AuditRecord, Explanation, Image, Instance, Network, Node, NodeSpec, Operation, Project, ProjectSpec, Token};
+use yun_types::{
+    AuditRecord, Explanation, Image, Instance, Network, Node, NodeSpec, Operation, Project, ProjectSpec, Token,
+};
 
 mod json;
 mod params;
@@ -47,15 +50,24 @@ pub trait CloudApi {
 
     /// Stream changes of objects from a revision on, as NDJSON lines of `WatchEvent`. A 410 asks the caller to list again.
     #[endpoint { method = GET, path = "/v1/watch", tags = ["cloud"] }]
-    async fn watch(rqctx: RequestContext<Self::Context>, query: Query<WatchQuery>) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+    async fn watch(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<WatchQuery>,
+    ) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
 
     /// Stream what happened, as NDJSON lines of `Event`: the last `tail` first, then, with `follow`, what comes.
     #[endpoint { method = GET, path = "/v1/events", tags = ["cloud"] }]
-    async fn event_stream(rqctx: RequestContext<Self::Context>, query: Query<EventQuery>) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+    async fn event_stream(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<EventQuery>,
+    ) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
 
     /// List who changed what, newest first.
     #[endpoint { method = GET, path = "/v1/audit", tags = ["cloud"] }]
-    async fn audit_list(rqctx: RequestContext<Self::Context>, query: Query<AuditQuery>) -> Result<HttpResponseOk<Page<AuditRecord>>, HttpError>;
+    async fn audit_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<AuditQuery>,
+    ) -> Result<HttpResponseOk<Page<AuditRecord>>, HttpError>;
 
     /// List the server's background work: what runs, when it last ran and why, when it will run again.
     #[endpoint { method = GET, path = "/v1/tasks", tags = ["cloud"] }]
@@ -63,7 +75,10 @@ pub trait CloudApi {
 
     /// List projects that the caller may see.
     #[endpoint { method = GET, path = "/v1/projects", tags = ["projects"] }]
-    async fn project_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Project>>, HttpError>;
+    async fn project_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Project>>, HttpError>;
 
     /// Create a project with its network.
     #[endpoint { method = POST, path = "/v1/projects", tags = ["projects"] }]
@@ -91,23 +106,38 @@ pub trait CloudApi {
 
     /// Delete a project that owns no instance.
     #[endpoint { method = DELETE, path = "/v1/projects/{project}", tags = ["projects"] }]
-    async fn project_delete(rqctx: RequestContext<Self::Context>, path: Path<ProjectPath>) -> Result<HttpResponseDeleted, HttpError>;
+    async fn project_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<ProjectPath>,
+    ) -> Result<HttpResponseDeleted, HttpError>;
 
     /// List tokens, without their secrets.
     #[endpoint { method = GET, path = "/v1/tokens", tags = ["tokens"] }]
-    async fn token_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Token>>, HttpError>;
+    async fn token_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Token>>, HttpError>;
 
     /// Create a token. Its secret is in the answer, and nowhere else.
     #[endpoint { method = POST, path = "/v1/tokens", tags = ["tokens"] }]
-    async fn token_create(rqctx: RequestContext<Self::Context>, body: Json<TokenCreate>) -> Result<HttpResponseCreated<TokenCreated>, HttpError>;
+    async fn token_create(
+        rqctx: RequestContext<Self::Context>,
+        body: Json<TokenCreate>,
+    ) -> Result<HttpResponseCreated<TokenCreated>, HttpError>;
 
     /// Revoke a token: it stops working at once.
     #[endpoint { method = DELETE, path = "/v1/tokens/{token}", tags = ["tokens"] }]
-    async fn token_delete(rqctx: RequestContext<Self::Context>, path: Path<TokenPath>) -> Result<HttpResponseDeleted, HttpError>;
+    async fn token_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<TokenPath>,
+    ) -> Result<HttpResponseDeleted, HttpError>;
 
     /// List instances.
     #[endpoint { method = GET, path = "/v1/instances", tags = ["instances"] }]
-    async fn instance_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Instance>>, HttpError>;
+    async fn instance_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Instance>>, HttpError>;
 
     /// Create an instance, place it and start it.
     #[endpoint { method = POST, path = "/v1/instances", tags = ["instances"], request_body_max_bytes = 1048576 }]
@@ -199,7 +229,10 @@ pub trait CloudApi {
 
     /// List images.
     #[endpoint { method = GET, path = "/v1/images", tags = ["images"] }]
-    async fn image_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Image>>, HttpError>;
+    async fn image_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Image>>, HttpError>;
 
     /// Make an image: from packages, or from a URL.
     #[endpoint { method = POST, path = "/v1/images", tags = ["images"] }]
@@ -244,7 +277,10 @@ pub trait CloudApi {
 
     /// List networks.
     #[endpoint { method = GET, path = "/v1/networks", tags = ["networks"] }]
-    async fn network_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Network>>, HttpError>;
+    async fn network_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Network>>, HttpError>;
 
     /// Show a network.
     #[endpoint { method = GET, path = "/v1/networks/{network}", tags = ["networks"] }]
@@ -256,7 +292,10 @@ pub trait CloudApi {
 
     /// List nodes.
     #[endpoint { method = GET, path = "/v1/nodes", tags = ["nodes"] }]
-    async fn node_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Node>>, HttpError>;
+    async fn node_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Node>>, HttpError>;
 
     /// Show a node.
     #[endpoint { method = GET, path = "/v1/nodes/{node}", tags = ["nodes"] }]
@@ -276,7 +315,10 @@ pub trait CloudApi {
 
     /// List operations, newest first.
     #[endpoint { method = GET, path = "/v1/operations", tags = ["operations"] }]
-    async fn operation_list(rqctx: RequestContext<Self::Context>, query: Query<ListQuery>) -> Result<HttpResponseOk<Page<Operation>>, HttpError>;
+    async fn operation_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Operation>>, HttpError>;
 
     /// Show an operation; with `wait`, answer when it has changed after `seen`, when it has ended, or after so many seconds.
     #[endpoint { method = GET, path = "/v1/operations/{operation}", tags = ["operations"] }]
@@ -288,13 +330,17 @@ pub trait CloudApi {
 
     /// Take an operation back, if it still can be.
     #[endpoint { method = POST, path = "/v1/operations/{operation}/cancel", tags = ["operations"] }]
-    async fn operation_cancel(rqctx: RequestContext<Self::Context>, path: Path<OperationPath>) -> Result<HttpResponseOk<Operation>, HttpError>;
+    async fn operation_cancel(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<OperationPath>,
+    ) -> Result<HttpResponseOk<Operation>, HttpError>;
 }
 
 /// The OpenAPI document of the cloud API, as it is kept in `openapi/yun.json`.
 pub fn openapi() -> String {
     let description = cloud_api_mod::stub_api_description().expect("the trait's paths do not collide");
-    let document = description.openapi("yun", semver::Version::new(1, 0, 0)).json().expect("the document is plain JSON");
+    let document =
+        description.openapi("yun", semver::Version::new(1, 0, 0)).json().expect("the document is plain JSON");
     let mut text = serde_json::to_string_pretty(&document).expect("plain JSON");
     text.push('\n');
     text

@@ -40,7 +40,9 @@ pub fn decode_input(frame: &Bytes) -> Result<Input, BadFrame> {
     match frame[..] {
         [0, ..] => Ok(Input::Stdin(frame.slice(1..))),
         [1] => Ok(Input::StdinClosed),
-        [2, c1, c0, r1, r0] => Ok(Input::Resize(WindowSize { columns: u16::from_be_bytes([c1, c0]), rows: u16::from_be_bytes([r1, r0]) })),
+        [2, c1, c0, r1, r0] => {
+            Ok(Input::Resize(WindowSize { columns: u16::from_be_bytes([c1, c0]), rows: u16::from_be_bytes([r1, r0]) }))
+        }
         [3, number] => Ok(Input::Signal(i32::from(number))),
         [] => Err(BadFrame(255)),
         [other, ..] => Err(BadFrame(other)),
@@ -122,9 +124,13 @@ pub fn connect<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let inward = async {
             while let Some(message) = from_server.next().await {
                 let (frame, status) = match message {
-                    Ok(Message::Binary(frame)) => (decode_output(&frame).unwrap_or_else(|e| Output::Error(e.to_string())), None),
+                    Ok(Message::Binary(frame)) => {
+                        (decode_output(&frame).unwrap_or_else(|e| Output::Error(e.to_string())), None)
+                    }
                     // The server refused inside the session: the close frame says why.
-                    Ok(Message::Close(Some(close))) if !close.reason.is_empty() => (Output::Error(close.reason.to_string()), status_of(&close)),
+                    Ok(Message::Close(Some(close))) if !close.reason.is_empty() => {
+                        (Output::Error(close.reason.to_string()), status_of(&close))
+                    }
                     Ok(_) => continue,
                     Err(e) => (Output::Error(format!("the connection to the server broke: {e}")), None),
                 };
@@ -170,14 +176,21 @@ mod tests {
     #[tokio::test]
     async fn a_session_crosses_a_socket_both_ways() {
         let (near, far) = tokio::io::duplex(4096);
-        let client = WebSocketStream::from_raw_socket(near, tokio_tungstenite::tungstenite::protocol::Role::Client, None).await;
-        let server = WebSocketStream::from_raw_socket(far, tokio_tungstenite::tungstenite::protocol::Role::Server, None).await;
+        let client =
+            WebSocketStream::from_raw_socket(near, tokio_tungstenite::tungstenite::protocol::Role::Client, None).await;
+        let server =
+            WebSocketStream::from_raw_socket(far, tokio_tungstenite::tungstenite::protocol::Role::Server, None).await;
         let (driver_session, mut driver) = session();
         let serving = tokio::spawn(serve(server, driver_session));
         let (mut person, carry) = connect(client);
         let carrying = tokio::spawn(carry);
 
-        let sent = [Input::Stdin("hello".into()), Input::Resize(WindowSize { columns: 300, rows: 50 }), Input::Signal(2), Input::StdinClosed];
+        let sent = [
+            Input::Stdin("hello".into()),
+            Input::Resize(WindowSize { columns: 300, rows: 50 }),
+            Input::Signal(2),
+            Input::StdinClosed,
+        ];
         for input in &sent {
             person.input.send(input.clone()).await.unwrap();
             assert_eq!(driver.input.recv().await.as_ref(), Some(input));

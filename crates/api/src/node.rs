@@ -14,8 +14,8 @@ use yun_engine::{
     work::Followed,
 };
 use yun_types::{
-    ContainerConfig, Digest, Failure, ImageFacts, ImageFormat, ImageRecipe, InstanceId, InstanceReport, NodeFacts, NodeId, NodeOrder, NodeUsage,
-    ObjectRef, Severity,
+    ContainerConfig, Digest, Failure, ImageFacts, ImageFormat, ImageRecipe, InstanceId, InstanceReport, NodeFacts,
+    NodeId, NodeOrder, NodeUsage, ObjectRef, Severity,
 };
 
 /// Why a call over a link failed.
@@ -119,11 +119,20 @@ pub trait NodeLink: Send + Sync + 'static {
     /// Opens a VM's serial console.
     async fn console(&self, instance: InstanceId) -> Result<Session, LinkError>;
     /// What an instance wrote.
-    async fn logs(&self, instance: InstanceId, request: LogRequest) -> Result<BoxStream<'static, std::io::Result<LogLine>>, LinkError>;
+    async fn logs(
+        &self,
+        instance: InstanceId,
+        request: LogRequest,
+    ) -> Result<BoxStream<'static, std::io::Result<LogLine>>, LinkError>;
     /// A TCP connection to a port of an instance.
     async fn dial(&self, instance: InstanceId, port: u16) -> Result<Box<dyn Stream>, LinkError>;
     /// Takes an image in.
-    async fn import_image(&self, input: ImageInput, request: ImportRequest, work: Followed) -> Result<ImageFacts, LinkError>;
+    async fn import_image(
+        &self,
+        input: ImageInput,
+        request: ImportRequest,
+        work: Followed,
+    ) -> Result<ImageFacts, LinkError>;
     /// Makes an image from packages.
     async fn build_image(&self, recipe: ImageRecipe, work: Followed) -> Result<ImageFacts, LinkError>;
     /// Reads an image's content again and compares it with its digest.

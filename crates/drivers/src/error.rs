@@ -61,7 +61,9 @@ impl DriverError {
     pub fn io(operation: impl Into<String>, source: std::io::Error) -> Self {
         let operation = operation.into();
         if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
-            let message = format!("cannot {operation}: the disk is full; free some space, for example with yun image rm, and try again");
+            let message = format!(
+                "cannot {operation}: the disk is full; free some space, for example with yun image rm, and try again"
+            );
             return Self::new(ErrorKind::NoSpace, "DiskFull", message).with(source);
         }
         Self::new(ErrorKind::Internal, "HostError", format!("cannot {operation}: {source}")).with(source)

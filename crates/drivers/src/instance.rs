@@ -54,7 +54,12 @@ pub trait InstanceDriver: Send + Sync + 'static {
 
     /// Makes everything that a start needs: directories, disk, configuration. Starts nothing. A second call with a newer generation
     /// brings the rest up to it without touching the instance's data.
-    async fn prepare(&self, instance: &DesiredInstance, image: &LocalImage, network: Option<&Attachment>) -> Result<InstanceHandle>;
+    async fn prepare(
+        &self,
+        instance: &DesiredInstance,
+        image: &LocalImage,
+        network: Option<&Attachment>,
+    ) -> Result<InstanceHandle>;
 
     /// Starts it and returns once it runs: a container's process exists, a VM's processor executes. The returned handle replaces the
     /// given one. If it runs already, nothing happens. A call that is dropped half way leaves something that `recover` finds.

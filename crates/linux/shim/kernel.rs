@@ -55,12 +55,12 @@ impl Poll {
 
 extern "C" fn ignore(_: c_int) {}
 
-/// Leaves the session, the signals and the descriptors of whoever started this program, and becomes the parent of orphans below it.
+/// Leaves the signals and the descriptors of whoever started this program, and becomes the parent of orphans below it. Leaving its session
+/// ([`new_session`]) costs milliseconds, so that comes when nobody waits any more.
 pub fn detach() {
     // SAFETY: these calls take plain numbers; `ignore` does nothing and so may interrupt anything. A handler instead of SIG_IGN, because
     // ignored signals stay ignored in the programs that this one starts.
     unsafe {
-        setsid();
         umask(0o022);
         // The last one tells of a dead child, and so ends a wait early.
         for number in [1, 2, 15, 17] {

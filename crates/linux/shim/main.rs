@@ -83,9 +83,14 @@ fn main() -> ExitCode {
     drop(null);
     let mut report = File::from(report);
     let answer = live(&arguments, &mut report);
+    // Before the disk has it: nobody has to wait for that, and whoever removes everything now may.
     drop(lock);
     match answer {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(written) => {
+            // If the disk fails, a power cut right now loses how the container ended, and nothing else.
+            let _ = written.iter().try_for_each(File::sync_all);
+            ExitCode::SUCCESS
+        }
         Err(message) => {
             // Nobody may listen any more; then nobody needs to know.
             let _ = writeln!(report, "failed {message}");
@@ -94,8 +99,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The whole life of the shim.
-fn live(arguments: &[String], report: &mut File) -> Result<(), String> {
+/// The whole life of the shim. Returns what should be forced to disk.
+fn live(arguments: &[String], report: &mut File) -> Result<Vec<File>, String> {
     let [mode, attempt, run, durable, oom, bytes, files, rest @ ..] = arguments else {
         return Err("usage: see the source".into());
     };
@@ -112,6 +117,7 @@ fn live(arguments: &[String], report: &mut File) -> Result<(), String> {
     container.write_running(&main).map_err(|e| format!("cannot write down that the container runs: {e}"))?;
     let _ = writeln!(report, "started");
     close(report);
+    kernel::new_session();
     container.follow(&main, streams);
     let status = match main.parent {
         Parent::Us => child(&main),
@@ -290,11 +296,11 @@ impl Container {
         let began = field(shim, START_TIME).unwrap_or_default();
         let Main { pid, started, since, keeper, .. } = main;
         let line = format!("{} {pid} {started} {shim} {began} {since} {keeper}\n", self.attempt);
-        replace(&self.run, "running", line.as_bytes(), false)
+        replace(&self.run, "running", line.as_bytes()).map(drop)
     }
 
-    /// Writes down how it ended, so that it is still there after a power cut.
-    fn write_exit(&self, status: Option<i32>) -> io::Result<()> {
+    /// Writes down how it ended.
+    fn write_exit(&self, status: Option<i32>) -> io::Result<Vec<File>> {
         let end = match status {
             None => "? 0".to_owned(),
             Some(status) if status & 0x7f == 0 => format!("{} 0", status >> 8 & 0xff),
@@ -302,8 +308,10 @@ impl Container {
         };
         let line = format!("{} {end} {} {}\n", self.attempt, oom_kills(&self.oom), now());
         // A full disk should cost the durability of the exit, not the exit.
-        replace(&self.durable, "exit", line.as_bytes(), true)
-            .or_else(|_| replace(&self.run, "exit", line.as_bytes(), false))
+        match replace(&self.durable, "exit", line.as_bytes()) {
+            Ok(file) => Ok(File::open(&self.durable).map(|directory| vec![file, directory]).unwrap_or_default()),
+            Err(_) => replace(&self.run, "exit", line.as_bytes()).map(|_| Vec::new()),
+        }
     }
 }
 
@@ -409,13 +417,10 @@ fn oom_kills(file: &Path) -> u64 {
 }
 
 /// Writes a file so that readers see all of it or nothing.
-fn replace(directory: &Path, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
+fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<File> {
     let draft = directory.join(format!(".{name}"));
     let mut file = File::create(&draft)?;
     file.write_all(bytes)?;
-    if durable {
-        file.sync_all()?;
-    }
     fs::rename(&draft, directory.join(name))?;
-    if durable { File::open(directory)?.sync_all() } else { Ok(()) }
+    Ok(file)
 }

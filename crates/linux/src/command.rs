@@ -38,25 +38,41 @@ impl Program<'_> {
                 let _ = pipe.write_all(bytes).await;
             }
         };
-        let (_, output) = tokio::time::timeout(self.limit, async { tokio::join!(feed, child.wait_with_output()) }).await.map_err(|_| {
-            let name = self.name;
-            DriverError::new(ErrorKind::Timeout, "ProgramHangs", format!("{name} did not end within {:?}; it was killed", self.limit))
-        })?;
+        let (_, output) = tokio::time::timeout(self.limit, async { tokio::join!(feed, child.wait_with_output()) })
+            .await
+            .map_err(|_| {
+                let name = self.name;
+                DriverError::new(
+                    ErrorKind::Timeout,
+                    "ProgramHangs",
+                    format!("{name} did not end within {:?}; it was killed", self.limit),
+                )
+            })?;
         let output = output.map_err(|e| DriverError::io(format!("wait for {}", self.name), e))?;
-        let printed =
-            Printed { out: String::from_utf8_lossy(&output.stdout).into_owned(), err: String::from_utf8_lossy(&output.stderr).into_owned() };
+        let printed = Printed {
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
         if output.status.success() {
             return Ok(printed);
         }
         let said = tail(if printed.err.trim().is_empty() { &printed.out } else { &printed.err }, 6);
-        Err(DriverError::new(ErrorKind::Internal, "ProgramFailed", format!("{} failed ({}): {said}", self.name, output.status)))
+        Err(DriverError::new(
+            ErrorKind::Internal,
+            "ProgramFailed",
+            format!("{} failed ({}): {said}", self.name, output.status),
+        ))
     }
 
     /// The error for a program that could not be started.
     pub fn spawn_error(&self, e: std::io::Error) -> DriverError {
         let Self { name, package, .. } = self;
         if e.kind() == std::io::ErrorKind::NotFound {
-            return DriverError::unavailable("ProgramMissing", format!("{name} is not installed: run apt-get install {package}")).with(e);
+            return DriverError::unavailable(
+                "ProgramMissing",
+                format!("{name} is not installed: run apt-get install {package}"),
+            )
+            .with(e);
         }
         DriverError::io(format!("start {name}"), e)
     }

@@ -82,7 +82,13 @@ impl ProcessId {
 
 /// Starts a program that outlives us, in a session of its own, writing to `log`.
 pub fn spawn<S: AsRef<OsStr>>(program: &Path, arguments: &[S], log: &Path) -> Result<ProcessId> {
-    let open = || fs::OpenOptions::new().create(true).append(true).open(log).map_err(|e| DriverError::io(format!("open the log {}", log.display()), e));
+    let open = || {
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(|e| DriverError::io(format!("open the log {}", log.display()), e))
+    };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(open()?).stderr(open()?).current_dir("/");
     // SAFETY: setsid is async-signal-safe and touches no memory of ours.
@@ -91,7 +97,9 @@ pub fn spawn<S: AsRef<OsStr>>(program: &Path, arguments: &[S], log: &Path) -> Re
     }
     let child = command.spawn().map_err(|e| DriverError::io(format!("start {}", program.display()), e))?;
     let pid = i32::try_from(child.id()).unwrap_or_default();
-    ProcessId::of(pid).ok_or_else(|| DriverError::unavailable("ServerEnded", format!("the server ended at once: {} says why", log.display())))
+    ProcessId::of(pid).ok_or_else(|| {
+        DriverError::unavailable("ServerEnded", format!("the server ended at once: {} says why", log.display()))
+    })
 }
 
 /// Replaces this process. Returns only if that failed.
@@ -132,7 +140,10 @@ pub async fn systemd_stop() -> Result<bool> {
 }
 
 async fn systemctl(arguments: &[&str]) -> Result<()> {
-    Program { name: "systemctl", package: "systemd", limit: Duration::from_secs(60) }.run(arguments, None).await.map(drop)
+    Program { name: "systemctl", package: "systemd", limit: Duration::from_secs(60) }
+        .run(arguments, None)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]

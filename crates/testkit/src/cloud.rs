@@ -75,7 +75,10 @@ impl FakeCloud {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         this.server = Some(this.serve(listen).await?);
         let control = Arc::clone(&this.server()?.control);
-        this.token = yun_control::first_admin_token(&control).await.map_err(|e| format!("{e:?}"))?.ok_or("the cloud is not new")?;
+        this.token = yun_control::first_admin_token(&control)
+            .await
+            .map_err(|e| format!("{e:?}"))?
+            .ok_or("the cloud is not new")?;
         Ok(this)
     }
 
@@ -100,7 +103,12 @@ impl FakeCloud {
         let control = Arc::new(Control::open(config, store, Arc::clone(&clock), tasks.clone()).await?);
         let running = yun_control::start(Arc::clone(&control)).await?;
         let (vm, container, image, network) = self.world.drivers();
-        let drivers = Drivers { vm: Arc::new(vm), container: Arc::new(container), image: Arc::new(image), network: Arc::new(network) };
+        let drivers = Drivers {
+            vm: Arc::new(vm),
+            container: Arc::new(container),
+            image: Arc::new(image),
+            network: Arc::new(network),
+        };
         let machine = Arc::new(Machine(self.world.clone()));
         let config = AgentConfig { seed: 7, ..AgentConfig::new(self.directory.path()) };
         let agent = Agent::start(config, Arc::new(LocalLink(Arc::clone(&control))), drivers, machine, clock, &tasks)?;

@@ -79,7 +79,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Scenario {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read the scenario {}: {e}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|e| format!("cannot read the scenario {}: {e}", path.display()))?;
         Self::parse(&text)
     }
 
@@ -88,17 +89,26 @@ impl Scenario {
         let mut scenario = Self::default();
         for (number, line) in text.lines().enumerate().map(|(n, l)| (n + 1, l.trim_end())) {
             if let Some(directive) = line.strip_prefix("#!") {
-                let (key, value) = directive.split_once(':').ok_or(format!("line {number}: a directive is written #! key: value"))?;
+                let (key, value) =
+                    directive.split_once(':').ok_or(format!("line {number}: a directive is written #! key: value"))?;
                 scenario.directives.push((key.trim().to_owned(), value.trim().to_owned()));
             } else if line.is_empty() || line.starts_with('#') {
             } else if let Some(rest) = line.strip_prefix("$ ").or_else(|| line.strip_prefix("? ")) {
-                let step = Step::Command { line: number, words: words(rest, number)?, patient: line.starts_with('?'), code: 0, expected: Vec::new() };
+                let step = Step::Command {
+                    line: number,
+                    words: words(rest, number)?,
+                    patient: line.starts_with('?'),
+                    code: 0,
+                    expected: Vec::new(),
+                };
                 scenario.steps.push(step);
             } else if let Some(rest) = line.strip_prefix("@ ") {
                 scenario.steps.push(Step::World { line: number, words: words(rest, number)? });
             } else if let Some(Step::Command { code, expected, .. }) = scenario.steps.last_mut() {
                 match line.strip_prefix("! ") {
-                    Some(number) if expected.is_empty() => *code = number.parse().map_err(|_| format!("{number:?} is not an exit code"))?,
+                    Some(number) if expected.is_empty() => {
+                        *code = number.parse().map_err(|_| format!("{number:?} is not an exit code"))?
+                    }
                     _ => expected.push(line.to_owned()),
                 }
             } else {
@@ -116,7 +126,9 @@ impl Scenario {
     /// Plays it. The error shows the step, what was expected and what came.
     pub fn play(&self, stage: &mut dyn Stage) -> Result<(), String> {
         self.steps.iter().try_for_each(|step| match step {
-            Step::World { line, words } => stage.world(words).map_err(|e| format!("line {line}: @ {}: {e}", words.join(" "))),
+            Step::World { line, words } => {
+                stage.world(words).map_err(|e| format!("line {line}: @ {}: {e}", words.join(" ")))
+            }
             Step::Command { line, words, patient, code, expected } => {
                 let until = Instant::now() + PATIENCE;
                 loop {
@@ -183,7 +195,9 @@ fn matches(patterns: &[String], text: &str) -> bool {
 fn all_match(patterns: &[String], lines: &[&str]) -> bool {
     match (patterns.split_first(), lines.split_first()) {
         (None, None) => true,
-        (Some((first, rest)), _) if first == "..." => all_match(rest, lines) || (!lines.is_empty() && all_match(patterns, &lines[1..])),
+        (Some((first, rest)), _) if first == "..." => {
+            all_match(rest, lines) || (!lines.is_empty() && all_match(patterns, &lines[1..]))
+        }
         (Some((first, rest)), Some((line, others))) => line_matches(first, line) && all_match(rest, others),
         _ => false,
     }

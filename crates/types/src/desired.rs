@@ -4,8 +4,8 @@
 //! a node refuses work with a smaller one than it has seen, so that a message from the past cannot start a twin.
 
 use crate::{
-    Exit, Generation, ImagePin, InstanceId, InstanceKind, InstanceSpec, InstanceState, Name, NetworkId, NetworkSpec, PublishedPort, Timestamp,
-    instance_domain,
+    Exit, Generation, ImagePin, InstanceId, InstanceKind, InstanceSpec, InstanceState, Name, NetworkId, NetworkSpec,
+    PublishedPort, Timestamp, instance_domain,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

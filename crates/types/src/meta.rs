@@ -89,7 +89,9 @@ impl FromStr for Digest {
             return Ok(Self(format!("sha256:{hex}").into()));
         }
         let shown: String = text.chars().take(90).collect();
-        Err(Invalid(format!("digest {shown:?} is not SHA-256: write sha256: and 64 lower-case hexadecimal digits, as sha256sum prints them")))
+        Err(Invalid(format!(
+            "digest {shown:?} is not SHA-256: write sha256: and 64 lower-case hexadecimal digits, as sha256sum prints them"
+        )))
     }
 }
 

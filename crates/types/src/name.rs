@@ -81,7 +81,11 @@ impl std::borrow::Borrow<str> for Name {
     }
 }
 
-string_serde!(Name, "Name", "1 to 63 lower-case letters, digits and single hyphens; starts with a letter, does not end with a hyphen.");
+string_serde!(
+    Name,
+    "Name",
+    "1 to 63 lower-case letters, digits and single hyphens; starts with a letter, does not end with a hyphen."
+);
 
 /// What a path or a flag accepts: an object's name, or its UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,7 +100,9 @@ impl FromStr for NameOrId {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
         // The text of a UUID may begin with a letter and so look like a name; hyphenated UUIDs are ids.
-        if text.len() == 36 && let Ok(id) = text.parse() {
+        if text.len() == 36
+            && let Ok(id) = text.parse()
+        {
             return Ok(Self::Id(id));
         }
         text.parse().map(Self::Name)

@@ -51,7 +51,9 @@ impl FromStr for PublishedPort {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let bad = |why: &str| {
-            Invalid(format!("port {text:?} {why}: write HOST:GUEST with ports from 1 to 65535, as in 8080:80, 127.0.0.1:8080:80 or 53:53/udp"))
+            Invalid(format!(
+                "port {text:?} {why}: write HOST:GUEST with ports from 1 to 65535, as in 8080:80, 127.0.0.1:8080:80 or 53:53/udp"
+            ))
         };
         let (ports, protocol) = match text.split_once('/') {
             None => (text, Protocol::Tcp),
@@ -59,12 +61,14 @@ impl FromStr for PublishedPort {
             Some((ports, "udp")) => (ports, Protocol::Udp),
             Some(_) => return Err(bad("has an unknown protocol")),
         };
-        let port = |text: &str| text.parse::<NonZeroU16>().map_err(|_| bad(&format!("has {text:?}, which is not a port")));
+        let port =
+            |text: &str| text.parse::<NonZeroU16>().map_err(|_| bad(&format!("has {text:?}, which is not a port")));
         let parts: Vec<&str> = ports.split(':').collect();
         let (host_address, host, guest) = match parts[..] {
             [host, guest] => (None, port(host)?, port(guest)?),
             [address, host, guest] => {
-                let address: Ipv4Addr = address.parse().map_err(|_| bad(&format!("has {address:?}, which is not an IPv4 address")))?;
+                let address: Ipv4Addr =
+                    address.parse().map_err(|_| bad(&format!("has {address:?}, which is not an IPv4 address")))?;
                 (Some(address).filter(|a| !a.is_unspecified()), port(host)?, port(guest)?)
             }
             _ => return Err(bad("does not name both sides")),

@@ -25,7 +25,9 @@ impl Size {
     /// Checks each part; the message names the part and shows a right one.
     pub fn new(cpu: Cpu, memory: Bytes, disk: Bytes) -> Result<Self, Invalid> {
         let too_small = |field: &str, value: String, least: String| {
-            Invalid(format!("size {field}:{value} is too small: the least is {field}:{least}, as in cpu:1,memory:512M,disk:2G"))
+            Invalid(format!(
+                "size {field}:{value} is too small: the least is {field}:{least}, as in cpu:1,memory:512M,disk:2G"
+            ))
         };
         if cpu.0 < 10 {
             return Err(too_small("cpu", cpu.to_string(), "10m".into()));
@@ -55,7 +57,9 @@ impl FromStr for Size {
         let mut seen: Vec<&str> = Vec::new();
         for part in text.split(',') {
             let (field, value) = part.trim().split_once([':', '=']).ok_or_else(|| {
-                Invalid(format!("size {text:?} has {part:?}, which is not field:value: write it as in cpu:2,memory:4G,disk:50G"))
+                Invalid(format!(
+                    "size {text:?} has {part:?}, which is not field:value: write it as in cpu:2,memory:4G,disk:50G"
+                ))
             })?;
             let named = |e: Invalid| Invalid(format!("size field {field}: {e}"));
             match field {
@@ -69,7 +73,9 @@ impl FromStr for Size {
                 }
             }
             if seen.contains(&field) {
-                return Err(Invalid(format!("size {text:?} names {field} twice: name each field once, as in cpu:2,memory:4G,disk:50G")));
+                return Err(Invalid(format!(
+                    "size {text:?} names {field} twice: name each field once, as in cpu:2,memory:4G,disk:50G"
+                )));
             }
             seen.push(field);
         }
@@ -103,7 +109,11 @@ impl<'de> Deserialize<'de> for Size {
             Form::Text(text) => text.parse(),
             Form::Fields(f) => {
                 let default = Self::default();
-                Self::new(f.cpu.unwrap_or(default.cpu), f.memory.unwrap_or(default.memory), f.disk.unwrap_or(default.disk))
+                Self::new(
+                    f.cpu.unwrap_or(default.cpu),
+                    f.memory.unwrap_or(default.memory),
+                    f.disk.unwrap_or(default.disk),
+                )
             }
         };
         size.map_err(serde::de::Error::custom)
@@ -124,7 +134,19 @@ mod tests {
 
     #[test]
     fn refusals_name_the_field_and_show_a_right_one() {
-        for bad in ["cpu:0", "cpu:-1", "cpu:5x", "memory:1e99", "memory:0", "disk:0", "gpu:1", "cpu", "", "cpu:1,cpu:2", "memory:99999999999999999999T"] {
+        for bad in [
+            "cpu:0",
+            "cpu:-1",
+            "cpu:5x",
+            "memory:1e99",
+            "memory:0",
+            "disk:0",
+            "gpu:1",
+            "cpu",
+            "",
+            "cpu:1,cpu:2",
+            "memory:99999999999999999999T",
+        ] {
             let error = bad.parse::<Size>().unwrap_err().to_string();
             assert!(error.contains(" as in "), "{bad}: {error}");
         }

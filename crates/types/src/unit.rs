@@ -52,7 +52,11 @@ impl Bytes {
             if self.0 >= *factor {
                 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
                 let value = self.0 as f64 / *factor as f64;
-                return if value >= 100.0 { format!("{value:.0} {unit}B") } else { format!("{value:.1} {unit}B").replace(".0 ", " ") };
+                return if value >= 100.0 {
+                    format!("{value:.0} {unit}B")
+                } else {
+                    format!("{value:.1} {unit}B").replace(".0 ", " ")
+                };
             }
         }
         format!("{} B", self.0)
@@ -62,7 +66,9 @@ impl Bytes {
 impl FromStr for Bytes {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let bad = |why: &str| Invalid(format!("size {text:?} {why}: write a number with K, M, G, T or Ki, Mi, Gi, Ti, as in 512M or 4Gi"));
+        let bad = |why: &str| {
+            Invalid(format!("size {text:?} {why}: write a number with K, M, G, T or Ki, Mi, Gi, Ti, as in 512M or 4Gi"))
+        };
         let trimmed = text.trim();
         let split = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(trimmed.len());
         let (number, unit) = (&trimmed[..split], trimmed[split..].trim());
@@ -70,11 +76,13 @@ impl FromStr for Bytes {
             "" => 1,
             _ => {
                 let unit = unit.strip_suffix('B').filter(|u| !u.is_empty()).unwrap_or(unit);
-                UNITS
-                    .iter()
-                    .find(|(u, _)| u.eq_ignore_ascii_case(unit))
-                    .map(|(_, f)| *f)
-                    .ok_or_else(|| if number.is_empty() { bad("is not a number") } else { bad(&format!("has the unknown unit {unit:?}")) })?
+                UNITS.iter().find(|(u, _)| u.eq_ignore_ascii_case(unit)).map(|(_, f)| *f).ok_or_else(|| {
+                    if number.is_empty() {
+                        bad("is not a number")
+                    } else {
+                        bad(&format!("has the unknown unit {unit:?}"))
+                    }
+                })?
             }
         };
         let value = scaled(number, factor).ok_or_else(|| bad("is not a number"))?;
@@ -103,7 +111,10 @@ fn scaled(number: &str, factor: u64) -> Option<u128> {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = UNITS.iter().filter(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor)).min_by_key(|(_, factor)| self.0 / factor);
+        let exact = UNITS
+            .iter()
+            .filter(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor))
+            .min_by_key(|(_, factor)| self.0 / factor);
         match exact {
             Some((unit, factor)) if *factor > 1 => f.pad(&format!("{}{unit}", self.0 / factor)),
             _ => f.pad(&self.0.to_string()),
@@ -124,7 +135,11 @@ impl Sum for Bytes {
     }
 }
 
-string_serde!(Bytes, "Bytes", "A size: a number with K, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024), as in 512M or 4Gi.");
+string_serde!(
+    Bytes,
+    "Bytes",
+    "A size: a number with K, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024), as in 512M or 4Gi."
+);
 
 /// CPU in thousandths of a core. Reads `2`, `0.5`, `500m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -196,10 +211,19 @@ mod tests {
 
     #[test]
     fn sizes_read_as_people_write_them() {
-        for (text, bytes) in [("4G", 4_000_000_000), ("4Gi", 4 << 30), ("1.5K", 1500), ("0", 0), ("512MiB", 512 << 20), ("10MB", 10_000_000), ("2g", 2_000_000_000)] {
+        for (text, bytes) in [
+            ("4G", 4_000_000_000),
+            ("4Gi", 4 << 30),
+            ("1.5K", 1500),
+            ("0", 0),
+            ("512MiB", 512 << 20),
+            ("10MB", 10_000_000),
+            ("2g", 2_000_000_000),
+        ] {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
         }
-        for bad in ["", "x", "-1", "5x", "1e99", "1.2.3", "G", "99999999999999999999999999999999999999999G", "2000000P"] {
+        for bad in ["", "x", "-1", "5x", "1e99", "1.2.3", "G", "99999999999999999999999999999999999999999G", "2000000P"]
+        {
             let error = bad.parse::<Bytes>().unwrap_err().to_string();
             assert!(error.contains("as in 512M or 4Gi"), "{bad}: {error}");
         }

@@ -34,7 +34,11 @@ fn run(cli: cli::args::Cli) -> Result<u8> {
     use cli::args::Command;
     let server = matches!(cli.command, Command::Server(_));
     // Two threads serve a thousand instances; the command line needs one.
-    let mut builder = if server { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
+    let mut builder = if server {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
     if server {
         builder.worker_threads(2).max_blocking_threads(64).thread_stack_size(1 << 20);
     }

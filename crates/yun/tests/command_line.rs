@@ -22,7 +22,10 @@ fn every_form_of_output_says_the_same() {
     assert!(narrow.starts_with("NAME  KIND       STATE"), "{narrow}");
     assert!(wide.lines().next().unwrap().contains("PROJECT") && !narrow.contains("PROJECT"));
     let json = cloud.json(&["ls"]);
-    assert_eq!((json[0]["metadata"]["name"].as_str(), json[1]["spec"]["kind"].as_str()), (Some("db"), Some("container")));
+    assert_eq!(
+        (json[0]["metadata"]["name"].as_str(), json[1]["spec"]["kind"].as_str()),
+        (Some("db"), Some("container"))
+    );
     let yaml = cloud.ok(&["show", "web", "-o", "yaml"]);
     assert!(yaml.starts_with("metadata:") && yaml.contains("\n  name: web\n"), "{yaml}");
     assert_eq!(cloud.ok(&["show", "web"]), yaml);
@@ -32,7 +35,16 @@ fn every_form_of_output_says_the_same() {
     let (code, why) = cloud.fails(&["show", "nobody", "-o", "json"]);
     let why: Value = serde_json::from_str(&why).unwrap();
     assert!(code == 3 && why["message"].as_str().unwrap().contains("nobody"), "{why}");
-    for words in [&["node", "ls"][..], &["network", "ls"], &["project", "ls"], &["token", "ls"], &["operation", "ls"], &["audit"], &["tasks"], &["image", "ls"]] {
+    for words in [
+        &["node", "ls"][..],
+        &["network", "ls"],
+        &["project", "ls"],
+        &["token", "ls"],
+        &["operation", "ls"],
+        &["audit"],
+        &["tasks"],
+        &["image", "ls"],
+    ] {
         assert!(cloud.ok(words).lines().count() >= 2, "{words:?} lists nothing");
         assert!(cloud.json(words).as_array().is_some_and(|all| !all.is_empty()), "{words:?}");
     }
@@ -74,7 +86,11 @@ fn roles_say_what_a_token_may() {
     ] {
         let output = cloud.as_token(&viewer, words);
         assert_eq!(output.status.code(), Some(4), "viewer {words:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        assert!(text(&output.stderr).contains("looker") || text(&output.stderr).contains("viewer"), "{}", text(&output.stderr));
+        assert!(
+            text(&output.stderr).contains("looker") || text(&output.stderr).contains("viewer"),
+            "{}",
+            text(&output.stderr)
+        );
     }
     assert_eq!(cloud.state_of("web"), "running");
     assert!(cloud.as_token(&editor, &["exec", "web", "--", "true"]).status.success());
@@ -84,9 +100,19 @@ fn roles_say_what_a_token_may() {
     cloud.ok(&["project", "create", "lab"]);
     let outsider = token(&["outsider", "--role", "admin", "--in", "lab"]);
     for words in [&["show", "web"][..], &["exec", "web", "--", "id"], &["rm", "-f", "web"], &["logs", "web"]] {
-        let (there, nowhere) = (cloud.as_token(&outsider, words), cloud.as_token(&outsider, &[&["-p", "nowhere"], words].concat()));
-        assert_eq!((there.status.code(), nowhere.status.code()), (Some(3), Some(3)), "{words:?}: {}", text(&there.stderr));
-        assert_eq!(text(&there.stderr).replace("default", "X"), text(&nowhere.stderr).replace("nowhere", "X"), "the answers can be told apart");
+        let (there, nowhere) =
+            (cloud.as_token(&outsider, words), cloud.as_token(&outsider, &[&["-p", "nowhere"], words].concat()));
+        assert_eq!(
+            (there.status.code(), nowhere.status.code()),
+            (Some(3), Some(3)),
+            "{words:?}: {}",
+            text(&there.stderr)
+        );
+        assert_eq!(
+            text(&there.stderr).replace("default", "X"),
+            text(&nowhere.stderr).replace("nowhere", "X"),
+            "the answers can be told apart"
+        );
     }
     let id = cloud.show("web")["metadata"]["id"].as_str().unwrap().to_owned();
     assert_eq!(cloud.as_token(&outsider, &["-p", "lab", "show", &id]).status.code(), Some(3), "nor by its id");
@@ -105,7 +131,10 @@ fn roles_say_what_a_token_may() {
     assert!(cloud.ok(&["token", "whoami"]).contains("admin"));
     let audit = cloud.ok(&["audit", "-n", "200"]);
     assert!(audit.contains("looker") && audit.contains("403"), "{audit}");
-    assert!(![&viewer, &editor, &outsider].iter().any(|secret| audit.contains(secret.as_str())), "a secret is in the audit log");
+    assert!(
+        ![&viewer, &editor, &outsider].iter().any(|secret| audit.contains(secret.as_str())),
+        "a secret is in the audit log"
+    );
 }
 
 #[test]
@@ -191,7 +220,10 @@ fn the_doctor_looks_and_completion_knows_the_commands() {
     // Live names: what the shell asks at a Tab.
     cloud.ok(&["project", "create", "laboratory"]);
     let mut ask = cloud.command(&["--", "yun", "project", "show", "lab"]);
-    ask.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "3").env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_IFS", "\n");
+    ask.env("COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", "3")
+        .env("_CLAP_COMPLETE_COMP_TYPE", "9")
+        .env("_CLAP_IFS", "\n");
     let output = ask.output().unwrap();
     assert!(text(&output.stdout).contains("laboratory"), "{}{}", text(&output.stdout), text(&output.stderr));
     let help = cloud.ok(&["launch", "--help"]);

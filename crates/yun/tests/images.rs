@@ -31,7 +31,8 @@ fn oci_layout(directory: &Path, layer: &[u8], architecture: &str, command: &[&st
     let config = put(config.to_string().as_bytes(), "config.v1+json");
     let manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": [layer] });
     let manifest = put(manifest.to_string().as_bytes(), "manifest.v1+json");
-    std::fs::write(layout.join("index.json"), json!({ "schemaVersion": 2, "manifests": [manifest] }).to_string()).unwrap();
+    std::fs::write(layout.join("index.json"), json!({ "schemaVersion": 2, "manifests": [manifest] }).to_string())
+        .unwrap();
     std::fs::write(layout.join("oci-layout"), json!({ "imageLayoutVersion": "1.0.0" }).to_string()).unwrap();
     layout
 }
@@ -52,8 +53,20 @@ fn every_form_of_container_image_is_taken_in_and_runs() {
     let said = cloud.ok(&["image", "import", "plain", &archive, "--", "sh", "-c", "echo hello from plain"]);
     assert!(said.contains("container for amd64"), "{said}");
     run("gzip", &["-k", &archive]);
-    cloud.ok(&["image", "import", "zipped", &format!("{archive}.gz"), "--entrypoint", "/bin/echo", "--", "hello", "from", "zipped"]);
-    let output = cloud.fed(&["image", "import", "piped", "-", "--format", "rootfs", "--", "echo", "hello from piped"], &layer);
+    cloud.ok(&[
+        "image",
+        "import",
+        "zipped",
+        &format!("{archive}.gz"),
+        "--entrypoint",
+        "/bin/echo",
+        "--",
+        "hello",
+        "from",
+        "zipped",
+    ]);
+    let output =
+        cloud.fed(&["image", "import", "piped", "-", "--format", "rootfs", "--", "echo", "hello from piped"], &layer);
     assert!(output.status.success(), "{}", text(&output.stderr));
 
     // Layouts, by hand and by skopeo.
@@ -62,7 +75,10 @@ fn every_form_of_container_image_is_taken_in_and_runs() {
     cloud.ok(&["image", "import", "layout", &packed]);
     let source = format!("oci:{}", layout.display());
     let (docker, oci) = (work.join("docker.tar"), work.join("oci.tar"));
-    run("skopeo", &["--insecure-policy", "copy", "-q", &source, &format!("docker-archive:{}:docker:latest", docker.display())]);
+    run(
+        "skopeo",
+        &["--insecure-policy", "copy", "-q", &source, &format!("docker-archive:{}:docker:latest", docker.display())],
+    );
     run("skopeo", &["--insecure-policy", "copy", "-q", &source, &format!("oci-archive:{}", oci.display())]);
     cloud.ok(&["image", "import", "docker", &docker.to_string_lossy()]);
     cloud.ok(&["image", "import", "oci", &oci.to_string_lossy(), "--format", "oci-layout"]);
@@ -72,7 +88,17 @@ fn every_form_of_container_image_is_taken_in_and_runs() {
         _ => "hello from image in /tmp\n".to_owned(),
     };
     for image in ["plain", "zipped", "piped", "layout", "docker", "oci"] {
-        cloud.run(&["launch", image, image, "--restart", "never", "--size", "cpu:0.05,memory:32M,disk:10M", "--wait", "60"]);
+        cloud.run(&[
+            "launch",
+            image,
+            image,
+            "--restart",
+            "never",
+            "--size",
+            "cpu:0.05,memory:32M,disk:10M",
+            "--wait",
+            "60",
+        ]);
         cloud.until("it has ended", || cloud.state_of(image) == "stopped");
         assert_eq!(cloud.ok(&["logs", image]), hello(image), "{image}");
         assert!(cloud.ok(&["image", "verify", image]).contains("the content is what its digest says"));
@@ -107,8 +133,11 @@ fn an_image_is_removed_only_when_nobody_uses_it() {
     assert_eq!(cloud.ok(&["image", "show", &digest[..20], "-o", "name"]).lines().count(), 1);
     cloud.ok(&["rm", "-f", "web"]);
     cloud.ok(&["image", "rm", "box", "checked"]);
-    let content = |part: &str| std::fs::read_dir(cloud.state().join("images").join(part)).into_iter().flatten().flatten().count();
-    cloud.until("the content is gone", || content("blobs/sha256") + content("layers") + content("manifests") + content("staging") == 0);
+    let content =
+        |part: &str| std::fs::read_dir(cloud.state().join("images").join(part)).into_iter().flatten().flatten().count();
+    cloud.until("the content is gone", || {
+        content("blobs/sha256") + content("layers") + content("manifests") + content("staging") == 0
+    });
     assert_eq!(cloud.fails(&["image", "show", "box"]).0, 3);
 }
 

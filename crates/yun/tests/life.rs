@@ -20,7 +20,10 @@ fn a_container_is_launched_stopped_started_frozen_and_removed() {
     let said = cloud.launch("web", &["--label", "tier=web"], &["sleep", "1000"]);
     assert!(said.starts_with("container web running at 10."), "{said}");
     let before = cloud.show("web");
-    assert_eq!((before["status"]["state"].as_str(), before["metadata"]["labels"]["tier"].as_str()), (Some("running"), Some("web")));
+    assert_eq!(
+        (before["status"]["state"].as_str(), before["metadata"]["labels"]["tier"].as_str()),
+        (Some("running"), Some("web"))
+    );
     let process = inner_pid(&cloud, "web");
 
     assert_eq!(cloud.ok(&["pause", "web"]), "web\n");
@@ -74,9 +77,17 @@ fn a_stop_asks_first_and_insists_in_time() {
         return;
     }
     let cloud = Cloud::with_box();
-    cloud.launch("polite", &[], &["sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done"]);
+    cloud.launch(
+        "polite",
+        &[],
+        &["sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done"],
+    );
     cloud.launch("deaf", &[], &["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]);
-    cloud.launch("own", &["--stop-signal", "SIGUSR1"], &["sh", "-c", "trap 'echo usr1; exit 0' USR1; echo ready; while :; do sleep 0.05; done"]);
+    cloud.launch(
+        "own",
+        &["--stop-signal", "SIGUSR1"],
+        &["sh", "-c", "trap 'echo usr1; exit 0' USR1; echo ready; while :; do sleep 0.05; done"],
+    );
     for name in ["polite", "deaf", "own"] {
         cloud.until("it is ready", || cloud.ok(&["logs", name]).contains("ready"));
     }
@@ -100,7 +111,10 @@ fn commands_run_inside_with_what_they_are_given() {
     let cloud = Cloud::with_box();
     cloud.launch("web", &["--env", "FROM=launch"], &["sleep", "1000"]);
     let output = cloud.run(&["exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
-    assert_eq!((output.status.code(), text(&output.stdout), text(&output.stderr)), (Some(7), "out\n".into(), "err\n".into()));
+    assert_eq!(
+        (output.status.code(), text(&output.stdout), text(&output.stderr)),
+        (Some(7), "out\n".into(), "err\n".into())
+    );
     assert_eq!(cloud.run(&["exec", "web", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(137));
 
     let everything: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
@@ -109,7 +123,8 @@ fn commands_run_inside_with_what_they_are_given() {
     // Without -i nothing is read and nothing is waited for.
     assert_eq!(cloud.ok(&["exec", "web", "--", "cat"]), "");
 
-    let said = cloud.ok(&["exec", "-e", "COLOUR=blue", "-w", "/tmp", "web", "--", "sh", "-c", "echo $FROM $COLOUR $PWD"]);
+    let said =
+        cloud.ok(&["exec", "-e", "COLOUR=blue", "-w", "/tmp", "web", "--", "sh", "-c", "echo $FROM $COLOUR $PWD"]);
     assert_eq!(said, "launch blue /tmp\n");
     assert_eq!(cloud.ok(&["exec", "-u", "65534:65534", "web", "--", "id", "-u"]), "65534\n");
     assert_eq!(cloud.ok(&["exec", "-u", "nobody", "web", "--", "id", "-u"]), "65534\n");
@@ -188,7 +203,12 @@ fn logs_are_kept_in_order_and_followed_to_the_end() {
     let record: serde_json::Value = serde_json::from_str(&records).unwrap();
     assert_eq!((record["stream"].as_str(), record["text"].as_str()), (Some("stderr"), Some("broken")));
 
-    let follower = cloud.command(&["logs", "-f", "web", "--tail", "1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let follower = cloud
+        .command(&["logs", "-f", "web", "--tail", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     cloud.ok(&["exec", "web", "--", "touch", "/root/go"]);
     let output = follower.wait_with_output().unwrap();
     assert!(output.status.success());
@@ -214,7 +234,10 @@ fn what_ends_by_itself_follows_its_policy() {
 
     cloud.until("once has failed", || cloud.state_of("once") == "failed");
     let once = cloud.show("once")["status"].clone();
-    assert_eq!((once["reason"].as_str(), once["exit"]["code"].as_i64(), once["restarts"].as_i64()), (Some("Exited"), Some(3), Some(0)));
+    assert_eq!(
+        (once["reason"].as_str(), once["exit"]["code"].as_i64(), once["restarts"].as_i64()),
+        (Some("Exited"), Some(3), Some(0))
+    );
     assert!(once["message"].as_str().unwrap().contains("code 3"), "{once}");
     cloud.until("well has ended", || cloud.state_of("well") == "stopped");
     let well = cloud.show("well")["status"].clone();
@@ -222,7 +245,8 @@ fn what_ends_by_itself_follows_its_policy() {
     cloud.until("fine has ended", || cloud.state_of("fine") == "stopped");
 
     // Pauses of one and two seconds lie between.
-    let gave_up = |status: &serde_json::Value| status["message"].as_str().is_some_and(|m| m.contains("gave up after 2 tries"));
+    let gave_up =
+        |status: &serde_json::Value| status["message"].as_str().is_some_and(|m| m.contains("gave up after 2 tries"));
     cloud.until("twice gave up", || gave_up(&cloud.show("twice")["status"]));
     let twice = cloud.show("twice")["status"].clone();
     assert_eq!((twice["restarts"].as_i64(), twice["exit"]["code"].as_i64()), (Some(2), Some(4)));
@@ -246,10 +270,18 @@ fn too_much_memory_is_told_as_such() {
     }
     let cloud = Cloud::with_box();
     // Fills memory that the kernel counts: a variable that doubles.
-    cloud.run(&launching("hungry", &["--restart", "never"], &["sh", "-c", "sleep 0.2; x=0123456789; while :; do x=$x$x; done"]));
+    cloud.run(&launching(
+        "hungry",
+        &["--restart", "never"],
+        &["sh", "-c", "sleep 0.2; x=0123456789; while :; do x=$x$x; done"],
+    ));
     cloud.until("hungry was ended", || cloud.state_of("hungry") == "failed");
     let status = cloud.show("hungry")["status"].clone();
-    assert_eq!((status["reason"].as_str(), status["exit"]["out_of_memory"].as_bool()), (Some("OutOfMemory"), Some(true)), "{status}");
+    assert_eq!(
+        (status["reason"].as_str(), status["exit"]["out_of_memory"].as_bool()),
+        (Some("OutOfMemory"), Some(true)),
+        "{status}"
+    );
     let message = status["message"].as_str().unwrap();
     assert!(message.contains("32 MB") && message.contains("yun set"), "{message}");
     assert!(cloud.ok(&["events", "--object", "hungry"]).contains("OutOfMemory"));
@@ -271,7 +303,8 @@ fn environment_mounts_and_users_are_as_asked_for() {
     std::fs::write(&env_file, "# settings\nA=file\nB=file\n").unwrap();
     let (bind, only, env) =
         (format!("{}:/rw", shared.display()), format!("{}:/ro:ro", shared.display()), env_file.display().to_string());
-    let flags = ["--env", "A=flag", "--env-file", &env, "-v", &bind, "-v", &only, "--tmpfs", "/scratch:4Mi", "-w", "/scratch"];
+    let flags =
+        ["--env", "A=flag", "--env-file", &env, "-v", &bind, "-v", &only, "--tmpfs", "/scratch:4Mi", "-w", "/scratch"];
     cloud.launch("web", &flags, &["sleep", "1000"]);
     let inside = |script: &str| text(&cloud.run(&["exec", "web", "--", "sh", "-c", script]).stdout);
     assert_eq!(inside("echo $A $B"), "flag file\n");
@@ -306,14 +339,30 @@ fn a_container_changes_while_it_runs() {
         return;
     }
     let cloud = Cloud::with_box();
-    cloud.launch("web", &[], &["sh", "-c", "mkdir -p /www; echo served > /www/index.html; exec httpd -f -p 80 -h /www"]);
+    cloud.launch(
+        "web",
+        &[],
+        &["sh", "-c", "mkdir -p /www; echo served > /www/index.html; exec httpd -f -p 80 -h /www"],
+    );
     let process = inner_pid(&cloud, "web");
     let port = common::free_port();
-    cloud.ok(&["set", "web", "--size", "cpu:0.2,memory:48M,disk:20M", "--publish", &format!("{port}:80"), "--label", "tier=new"]);
+    cloud.ok(&[
+        "set",
+        "web",
+        "--size",
+        "cpu:0.2,memory:48M,disk:20M",
+        "--publish",
+        &format!("{port}:80"),
+        "--label",
+        "tier=new",
+    ]);
     cloud.until("the new port answers", || common::http("127.0.0.1", port).is_some_and(|a| a == "served\n"));
     assert!(alive(process) && inner_pid(&cloud, "web") == process, "a larger size needs no restart");
     let web = cloud.show("web");
-    assert_eq!((web["spec"]["size"]["memory"].as_str(), web["metadata"]["labels"]["tier"].as_str()), (Some("48M"), Some("new")));
+    assert_eq!(
+        (web["spec"]["size"]["memory"].as_str(), web["metadata"]["labels"]["tier"].as_str()),
+        (Some("48M"), Some("new"))
+    );
     cloud.ok(&["set", "web", "--publish", "none", "--label", "tier-", "--restart", "never"]);
     cloud.until("the port is closed", || common::http("127.0.0.1", port).is_none());
     assert!(cloud.show("web")["metadata"]["labels"].as_object().is_none_or(|labels| !labels.contains_key("tier")));

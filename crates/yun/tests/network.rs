@@ -77,7 +77,8 @@ fn datagrams_are_published_too() {
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let mut buffer = [0; 16];
     cloud.until("the datagram comes back", || {
-        socket.send_to(b"hello", ("127.0.0.1", port)).is_ok() && matches!(socket.recv(&mut buffer), Ok(5) if buffer.starts_with(b"hello"))
+        socket.send_to(b"hello", ("127.0.0.1", port)).is_ok()
+            && matches!(socket.recv(&mut buffer), Ok(5) if buffer.starts_with(b"hello"))
     });
 }
 
@@ -91,7 +92,9 @@ fn instances_find_each_other_by_name_and_other_projects_do_not() {
     cloud.launch("client", &[], &["sleep", "1000"]);
     let in_client = |words: &[&str]| cloud.run(&[&["exec", "client", "--"][..], words].concat());
     for name in ["web", "web.default.yun"] {
-        cloud.until(name, || in_client(&["timeout", "2", "wget", "-q", "-O", "-", &format!("http://{name}/")]).stdout == b"web\n");
+        cloud.until(name, || {
+            in_client(&["timeout", "2", "wget", "-q", "-O", "-", &format!("http://{name}/")]).stdout == b"web\n"
+        });
     }
     let address = cloud.show("web")["status"]["address"].as_str().unwrap().to_owned();
     let found = text(&in_client(&["nslookup", "web.default.yun"]).stdout);
@@ -103,9 +106,15 @@ fn instances_find_each_other_by_name_and_other_projects_do_not() {
     cloud.ok(&["-p", "other", "image", "import", "box", &cloud.root().join("box.tar").to_string_lossy(), "--", "sh"]);
     cloud.ok(&[&["-p", "other"][..], &launching("stranger", &[], SERVER)].concat());
     let in_stranger = |words: &[&str]| cloud.run(&[&["-p", "other", "exec", "stranger", "--"][..], words].concat());
-    assert!(!in_stranger(&["ping", "-c", "1", "-W", "1", &address]).status.success(), "another project is reached by ping");
+    assert!(
+        !in_stranger(&["ping", "-c", "1", "-W", "1", &address]).status.success(),
+        "another project is reached by ping"
+    );
     let page = format!("http://{address}/");
-    assert!(!in_stranger(&["timeout", "2", "wget", "-q", "-O", "-", &page]).status.success(), "another project is reached by TCP");
+    assert!(
+        !in_stranger(&["timeout", "2", "wget", "-q", "-O", "-", &page]).status.success(),
+        "another project is reached by TCP"
+    );
     assert!(!in_stranger(&["nslookup", "web.default.yun"]).status.success(), "another project's names are told");
     let strange = cloud.json(&["-p", "other", "show", "stranger"])["status"]["address"].as_str().unwrap().to_owned();
     assert!(!in_client(&["timeout", "2", "wget", "-q", "-O", "-", &format!("http://{strange}/")]).status.success());

@@ -16,7 +16,11 @@ use yun_testkit::{
 
 fn files() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "txt")).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "txt"))
+        .collect();
     files.sort();
     assert!(!files.is_empty(), "there are no scenarios");
     files
@@ -32,7 +36,8 @@ fn play_all(other: &str, play: impl Fn(&Scenario) -> Result<(), String> + Sync) 
             scope.spawn(|| {
                 while let Some(file) = files.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) {
                     let name = file.file_name().unwrap().to_string_lossy().into_owned();
-                    let result = Scenario::load(file).and_then(|s| if s.directive("only") == Some(other) { Ok(()) } else { play(&s) });
+                    let result = Scenario::load(file)
+                        .and_then(|s| if s.directive("only") == Some(other) { Ok(()) } else { play(&s) });
                     if let Err(error) = result {
                         failures.lock().unwrap().push(format!("{name} {error}"));
                     }
@@ -74,7 +79,9 @@ impl OnFakes {
         let authority = std::fs::read_to_string(self.cloud.authority()).unwrap();
         let host = format!("https://{}", self.cloud.address().unwrap());
         let token = &self.cloud.token;
-        let config = format!("current = \"fake\"\n[contexts.fake]\nhost = \"{host}\"\ntoken = \"{token}\"\nca = '''{authority}'''\n");
+        let config = format!(
+            "current = \"fake\"\n[contexts.fake]\nhost = \"{host}\"\ntoken = \"{token}\"\nca = '''{authority}'''\n"
+        );
         std::fs::write(self.directory.path().join("config.toml"), config).unwrap();
     }
 
@@ -88,7 +95,11 @@ impl OnFakes {
 impl Stage for OnFakes {
     fn run(&mut self, words: &[String]) -> Said {
         let mut command = Command::new(PROGRAM);
-        command.args(words).env("YUN_CONFIG", self.directory.path().join("config.toml")).env("NO_COLOR", "1").env("HOME", self.directory.path());
+        command
+            .args(words)
+            .env("YUN_CONFIG", self.directory.path().join("config.toml"))
+            .env("NO_COLOR", "1")
+            .env("HOME", self.directory.path());
         for name in ["YUN_HOST", "YUN_TOKEN", "YUN_PROJECT", "YUN_CONTEXT"] {
             command.env_remove(name);
         }
@@ -108,7 +119,12 @@ impl Stage for OnFakes {
                 let code = code.parse().map_err(|_| "end wants an exit code")?;
                 self.cloud.world.end(self.instance(name)?, code).then_some(()).ok_or("it does not run".to_owned())
             }
-            ["oom", name] => self.cloud.world.end_out_of_memory(self.instance(name)?).then_some(()).ok_or("it does not run".to_owned()),
+            ["oom", name] => self
+                .cloud
+                .world
+                .end_out_of_memory(self.instance(name)?)
+                .then_some(())
+                .ok_or("it does not run".to_owned()),
             _ => Err("the fakes do not know that".into()),
         }
     }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 use yun_types::{
-    CloudId, Digest, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind, ProjectSpec, Role, Timestamp, Token, TokenSpec,
+    CloudId, Digest, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind, ProjectSpec, Role,
+    Timestamp, Token, TokenSpec,
 };
 
 /// One page of a list.

@@ -393,11 +393,14 @@ impl CloudApi for ApiImpl {
     async fn image_upload(rqctx: Request, query: Query<UploadQuery>, body: StreamingBody) -> Accepted {
         let query = query.into_inner();
         let visit = Visit::of_project(&rqctx, query.project.clone()).on(&query.name);
+        let (bytes, rest) = query::upload(visit.control, body);
         let work = async {
             let caller = visit.enter()?;
-            image::ops::upload(visit.control, &caller, &visit.project, query, query::upload(visit.control, body)).await
+            image::ops::upload(visit.control, &caller, &visit.project, query, bytes).await
         };
-        visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
+        let answer = visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted);
+        rest.pass().await;
+        answer
     }
 
     async fn image_get(rqctx: Request, path: Path<ImagePath>, query: Query<ScopeQuery>) -> Tagged<Image> {

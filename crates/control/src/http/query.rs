@@ -4,15 +4,22 @@ use crate::{core::Control, error::Refusal};
 use bytes::Bytes;
 use dropshot::StreamingBody;
 use futures::{StreamExt, stream::BoxStream};
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use yun_api::cloud::{ExecQuery, LogQuery, LogRecord};
 use yun_engine::{
-    clock::within,
+    clock::{Clock, within},
     session::{ExecRequest, LogLine, LogRequest, LogStream, WindowSize},
 };
 
 /// How long an upload may stand still.
 const STILL: Duration = Duration::from_secs(60);
+/// How long what nobody wants of an upload is read all the same.
+const LINGER: Duration = Duration::from_secs(20);
 
 /// What to run, from its query.
 pub(super) fn exec_request(query: ExecQuery) -> Result<ExecRequest, Refusal> {
@@ -60,17 +67,40 @@ pub(super) fn log_record(line: &LogLine) -> LogRecord {
     LogRecord { at: line.at, stream: stream.to_owned(), text: String::from_utf8_lossy(&line.text).into_owned() }
 }
 
+type Chunks = Pin<Box<dyn futures::Stream<Item = Result<Bytes, dropshot::HttpError>> + Send>>;
+
+/// What is left of an upload when nobody reads it any more.
+#[derive(Clone)]
+pub(super) struct Rest {
+    clock: Arc<dyn Clock>,
+    chunks: Arc<Mutex<Option<Chunks>>>,
+}
+
+impl Rest {
+    /// Reads the rest and throws it away, for a while: a client that still sends would meet a closed connection instead of the answer.
+    pub(super) async fn pass(self) {
+        let Some(mut chunks) = self.chunks.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let all = async { while let Some(Ok(_)) = chunks.next().await {} };
+        let _ = within(&*self.clock, LINGER, all).await;
+    }
+}
+
 /// The bytes of an upload. They end with an error if the client stands still for too long: nobody must hold the place for ever.
-pub(super) fn upload(control: &Arc<Control>, body: StreamingBody) -> BoxStream<'static, io::Result<Bytes>> {
+pub(super) fn upload(control: &Arc<Control>, body: StreamingBody) -> (BoxStream<'static, io::Result<Bytes>>, Rest) {
     let clock = Arc::clone(&control.clock);
-    let stream: Pin<Box<dyn futures::Stream<Item = Result<Bytes, dropshot::HttpError>> + Send>> =
-        Box::pin(body.into_stream());
-    let chunks = futures::stream::unfold(Some(stream), move |stream| {
+    let chunks: Chunks = Box::pin(body.into_stream());
+    let rest = Rest { clock: Arc::clone(&clock), chunks: Arc::new(Mutex::new(Some(chunks))) };
+    let kept = Arc::clone(&rest.chunks);
+    let chunks = futures::stream::unfold(Some(kept), move |kept| {
         let clock = Arc::clone(&clock);
         async move {
-            let mut stream = stream?;
-            match within(&*clock, STILL, stream.next()).await {
-                Some(Some(Ok(bytes))) => Some((Ok(bytes), Some(stream))),
+            let kept = kept?;
+            let next = std::future::poll_fn(|cx| match &mut *kept.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(chunks) => chunks.poll_next_unpin(cx),
+                None => std::task::Poll::Ready(None),
+            });
+            match within(&*clock, STILL, next).await {
+                Some(Some(Ok(bytes))) => Some((Ok(bytes), Some(kept))),
                 Some(Some(Err(e))) => Some((Err(io::Error::other(e.external_message)), None)),
                 Some(None) => None,
                 None => {
@@ -80,7 +110,7 @@ pub(super) fn upload(control: &Arc<Control>, body: StreamingBody) -> BoxStream<'
             }
         }
     });
-    chunks.boxed()
+    (chunks.boxed(), rest)
 }
 
 #[cfg(test)]

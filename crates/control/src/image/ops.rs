@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 use std::{io, sync::Arc};
 use yun_api::{
     cloud::{ImageCreate, ImageOrigin, UploadQuery},
-    node::{ImageInput, ImportRequest},
+    node::{ImageInput, ImportRequest, LinkError},
 };
 use yun_store::{Row, Table, Txn, commit};
 use yun_types::{ContainerConfig, Event, Image, Labels, Name, ObjectKind, Operation, OperationKind, Severity};
@@ -114,7 +114,12 @@ pub async fn verify(c: &Arc<Control>, _caller: &Caller, project: &Name, image: &
     let (name, digest) = (row.value.0.metadata.name.clone(), row.value.0.status.facts.digest.clone());
     let owner = row.value.0.metadata.project.clone().unwrap_or_else(|| project.clone());
     let (_, link) = work::image_node(c)?;
-    link.verify_image(digest).await.map_err(|e| link_failed(e, &format!("verify image {name}")))?;
+    link.verify_image(digest).await.map_err(|e| match e {
+        LinkError::Refused(failure) => {
+            Refusal::conflict(failure.code, format!("image {name} is not as it was: {}", failure.message))
+        }
+        e => link_failed(e, &format!("verify image {name}")),
+    })?;
     let at = [owner.as_str(), name.as_str()];
     let now = c.clock.now();
     let written = c.images.table.modify(&at, |row| {

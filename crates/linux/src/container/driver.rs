@@ -215,10 +215,23 @@ impl Inner {
     async fn remove_empty_parent(&self) {
         let alone = tokio::time::timeout(Duration::from_secs(1), self.starts.write()).await;
         let (Ok(_alone), Some(layout)) = (alone, self.layout()) else { return };
-        for path in layout.everywhere(&self.host.cgroup()) {
-            // Refused while a container is left in it.
-            let _ = std::fs::remove_dir(path);
-        }
+        let paths = layout.everywhere(&self.host.cgroup());
+        let empty = |path: &PathBuf| {
+            let entries = std::fs::read_dir(path).ok();
+            !entries.is_some_and(|mut all| {
+                all.any(|entry| entry.is_ok_and(|e| e.file_type().is_ok_and(|kind| kind.is_dir())))
+            })
+        };
+        let remove = move || {
+            // Asked first, because an attempt to remove a group that is in use makes the kernel wait for every group that is dying.
+            if paths.iter().all(empty) {
+                // Refused, if somebody was faster.
+                paths.iter().for_each(|path| drop(std::fs::remove_dir(path)));
+            }
+            Ok(())
+        };
+        // Nothing depends on it.
+        let _ = self.blocking("remove the cloud's cgroup", remove).await;
     }
 }
 

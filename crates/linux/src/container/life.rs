@@ -22,7 +22,7 @@ const DYING: Duration = Duration::from_secs(30);
 /// How long a program may take until it handles signals.
 const BEGINNING: Duration = Duration::from_secs(3);
 /// The pause between two looks where nothing can be waited for.
-const STEP: Duration = Duration::from_millis(5);
+const STEP: Duration = Duration::from_millis(2);
 
 /// What is true of a container.
 #[derive(Debug, Clone)]
@@ -252,12 +252,16 @@ impl Inner {
                     return Ok(exit);
                 }
                 Truth::Running { running, .. } => {
-                    // The shim ends right after it has written down the container's end. If it was killed instead, the next look says so.
                     let shim = files
                         .attempt()
                         .and_then(|attempt| files.running(&attempt))
                         .map_or(running.shim, |now| now.shim);
-                    shim.ended().await.map_err(|e| DriverError::io(format!("wait for container {}", files.id), e))?;
+                    // The death of the shim alone calls for another one, which the next look brings.
+                    let ended = tokio::select! {
+                        ended = running.main.ended() => ended,
+                        ended = shim.ended() => ended,
+                    };
+                    ended.map_err(|e| DriverError::io(format!("wait for container {}", files.id), e))?;
                 }
             }
         }
@@ -312,7 +316,7 @@ impl Inner {
             if chrono::Utc::now().signed_duration_since(running.since).to_std().is_ok_and(|age| age > BEGINNING) {
                 return Ok(false);
             }
-            if let Ok(ended) = tokio::time::timeout(STEP * 4, wait).await {
+            if let Ok(ended) = tokio::time::timeout(STEP * 10, wait).await {
                 return ended.map(|()| true);
             }
         }

@@ -16,9 +16,10 @@ pub(super) fn unmix(layout: Layout) -> Result<Layout> {
     if mixed.is_empty() {
         return Ok(layout);
     }
-    if mixed == ["hugetlb"] {
-        move_hugetlb(&layout).map_err(|e| refuse(&mixed).with(e))?;
+    if mixed != ["hugetlb"] {
+        return Err(refuse(&mixed));
     }
+    move_hugetlb(&layout).map_err(|e| refuse(&mixed).with(e))?;
     let layout = Layout::detect().map_err(io)?;
     if layout.mixed().map_err(io)?.is_empty() { Ok(layout) } else { Err(refuse(&mixed)) }
 }
@@ -134,4 +135,36 @@ fn version(runtime: &Path) -> Result<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     // `crun version 1.8.1`
     Ok(text.lines().next().unwrap_or("unknown").replace(" version ", " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Version 1 in use, and version 2 beside it with these controllers.
+    fn host(directory: &Path, controllers: &str) -> Layout {
+        let unified = directory.join("unified");
+        fs::create_dir(&unified).unwrap();
+        fs::write(unified.join("cgroup.controllers"), controllers).unwrap();
+        Layout { v1: BTreeMap::from([("memory".to_owned(), directory.join("memory"))]), v2: Some(unified) }
+    }
+
+    #[test]
+    fn controllers_that_others_may_use_are_never_moved() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = unmix(host(directory.path(), "cpu hugetlb\n")).unwrap_err();
+        assert_eq!((error.kind, error.reason), (ErrorKind::Unavailable, "CgroupsMixed"));
+        assert!(
+            error.message.contains("version 2 holds cpu hugetlb") && error.message.contains("mount -t cgroup"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_not_mixed_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = host(directory.path(), "\n");
+        assert_eq!(unmix(layout.clone()).unwrap(), layout);
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod inventory;
+pub mod listener;
 mod paths;
 pub mod sweep;
 

@@ -30,7 +30,9 @@ impl Host {
         std::fs::create_dir_all(&state)?;
         let id_file = state.join("cloud-id");
         let cloud = match std::fs::read_to_string(&id_file) {
-            Ok(text) => text.trim().parse().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged: {e}", id_file.display())))?,
+            Ok(text) => text.trim().parse().map_err(|e| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged: {e}", id_file.display()))
+            })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let id = CloudId(uuid::Uuid::new_v4());
                 let draft = state.join(".cloud-id");

@@ -37,7 +37,8 @@ pub fn sweep(host: &Host) -> Vec<String> {
 /// Mount points below these directories, the deepest first.
 fn mounts_below(mounts: &str, directories: &[&Path]) -> Vec<PathBuf> {
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(unescaped);
-    let mut ours: Vec<PathBuf> = points.filter(|point| directories.iter().any(|d| point.starts_with(d) && point != d)).collect();
+    let mut ours: Vec<PathBuf> =
+        points.filter(|point| directories.iter().any(|d| point.starts_with(d) && point != d)).collect();
     ours.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
     ours
 }

@@ -90,11 +90,8 @@ fn free_port() -> u16 {
 /// The volume with the instance's settings.
 fn settings(path: &Path, files: &[(&str, String)]) {
     let mut bytes = vec![0u8; 1 << 20];
-    fatfs::format_volume(
-        Cursor::new(&mut bytes[..]),
-        fatfs::FormatVolumeOptions::new().volume_label(*b"cidata     "),
-    )
-    .unwrap();
+    fatfs::format_volume(Cursor::new(&mut bytes[..]), fatfs::FormatVolumeOptions::new().volume_label(*b"cidata     "))
+        .unwrap();
     let volume = fatfs::FileSystem::new(Cursor::new(&mut bytes[..]), fatfs::FsOptions::new()).unwrap();
     for (name, text) in files {
         volume.root_dir().create_file(name).unwrap().write_all(text.as_bytes()).unwrap();

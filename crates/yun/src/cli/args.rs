@@ -77,7 +77,9 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Server(UpArgs),
     /// Create and start an instance
-    #[command(after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch debian-vm box --user-data cloud.yaml --detach")]
+    #[command(
+        after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch debian-vm box --user-data cloud.yaml --detach"
+    )]
     Launch(Box<LaunchArgs>),
     /// List instances
     Ls(LsArgs),
@@ -94,10 +96,15 @@ pub(crate) enum Command {
     /// Let frozen instances go on
     Resume(ManyInstances),
     /// Remove instances and their disks
-    #[command(visible_alias = "delete", after_help = "Examples:\n  yun rm web\n  yun rm -f web vm1      also when they run")]
+    #[command(
+        visible_alias = "delete",
+        after_help = "Examples:\n  yun rm web\n  yun rm -f web vm1      also when they run"
+    )]
     Rm(RmArgs),
     /// Change an instance
-    #[command(after_help = "Examples:\n  yun set web --size cpu:2,memory:1G,disk:2G\n  yun set web --publish 8081:80 --restart never")]
+    #[command(
+        after_help = "Examples:\n  yun set web --size cpu:2,memory:1G,disk:2G\n  yun set web --publish 8081:80 --restart never"
+    )]
     Set(SetArgs),
     /// Run a command in a container
     #[command(after_help = "Examples:\n  yun exec web -- ls -l /\n  yun exec -it web -- sh")]
@@ -142,7 +149,9 @@ pub(crate) enum Command {
     /// Print the server's background work
     Tasks,
     /// Print a script that completes commands and live names
-    #[command(after_help = "Examples:\n  source <(yun completion bash)\n  yun completion zsh > ~/.zfunc/_yun\n  yun completion fish > ~/.config/fish/completions/yun.fish")]
+    #[command(
+        after_help = "Examples:\n  source <(yun completion bash)\n  yun completion zsh > ~/.zfunc/_yun\n  yun completion fish > ~/.config/fish/completions/yun.fish"
+    )]
     Completion {
         /// Which shell
         shell: Shell,
@@ -456,10 +465,14 @@ pub(crate) enum ImageCommand {
         image: String,
     },
     /// Make an image from Debian packages
-    #[command(after_help = "Examples:\n  yun image build small-vm small\n  yun image build debian-vm deb12 --suite bookworm\n  yun image build debian web --packages nginx-light -- nginx -g 'daemon off;'")]
+    #[command(
+        after_help = "Examples:\n  yun image build small-vm small\n  yun image build debian-vm deb12 --suite bookworm\n  yun image build debian web --packages nginx-light -- nginx -g 'daemon off;'"
+    )]
     Build(BuildArgs),
     /// Take an image in: a file, a URL, or - for standard input
-    #[command(after_help = "Examples:\n  yun image import deb13 debian-13-generic-amd64.qcow2 --checksum sha256:...\n  yun image import app app-oci.tar --format oci-layout\n  skopeo copy docker://alpine oci-archive:/dev/stdout | yun image import alpine -")]
+    #[command(
+        after_help = "Examples:\n  yun image import deb13 debian-13-generic-amd64.qcow2 --checksum sha256:...\n  yun image import app app-oci.tar --format oci-layout\n  skopeo copy docker://alpine oci-archive:/dev/stdout | yun image import alpine -"
+    )]
     Import(ImportArgs),
     /// Read an image's content again and compare it with its digest
     Verify {
@@ -607,7 +620,9 @@ pub(crate) enum TokenCommand {
     /// List tokens, without their secrets
     Ls,
     /// Create a token and print its secret, once
-    #[command(after_help = "Examples:\n  yun token create ci --role editor --in lab --expires 30d\n  yun token create ops --cloud-role viewer")]
+    #[command(
+        after_help = "Examples:\n  yun token create ci --role editor --in lab --expires 30d\n  yun token create ops --cloud-role viewer"
+    )]
     Create {
         /// Its name
         name: Name,
@@ -665,7 +680,9 @@ pub(crate) enum ConfigCommand {
     /// Print the current context, without its token
     Show,
     /// Add or change a context
-    #[command(after_help = "Examples:\n  yun config set lab --host https://lab:7443 --ca lab-ca.pem --token-file token.txt")]
+    #[command(
+        after_help = "Examples:\n  yun config set lab --host https://lab:7443 --ca lab-ca.pem --token-file token.txt"
+    )]
     Set {
         /// Its name
         name: String,

@@ -24,13 +24,19 @@ fn names(current: &OsStr, ask: impl AsyncFnOnce(Cloud) -> Option<Vec<String>>) -
         let cloud = Cloud::connect(&bare.global).ok()?;
         tokio::time::timeout(PATIENCE, ask(cloud)).await.ok()?
     });
-    found.unwrap_or_default().into_iter().filter(|name| name.starts_with(prefix)).map(CompletionCandidate::new).collect()
+    found
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|name| name.starts_with(prefix))
+        .map(CompletionCandidate::new)
+        .collect()
 }
 
 /// Names of the project's instances.
 pub(crate) fn instances(current: &OsStr) -> Vec<CompletionCandidate> {
     names(current, async |cloud| {
-        let page = cloud.client.instance_list().project(cloud.project.clone()).limit(1000).send().await.ok()?.into_inner();
+        let page =
+            cloud.client.instance_list().project(cloud.project.clone()).limit(1000).send().await.ok()?.into_inner();
         Some(page.items.into_iter().map(|i| i.metadata.name.to_string()).collect())
     })
 }

@@ -43,13 +43,16 @@ pub(crate) fn client(context: &Context) -> Result<Client> {
     install_crypto();
     let mut headers = HeaderMap::new();
     if let Some(token) = &context.token {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim())).context("the token holds characters that no token has")?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+            .context("the token holds characters that no token has")?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    let mut builder = reqwest::Client::builder().default_headers(headers).connect_timeout(Duration::from_secs(10)).tcp_nodelay(true);
+    let mut builder =
+        reqwest::Client::builder().default_headers(headers).connect_timeout(Duration::from_secs(10)).tcp_nodelay(true);
     if let Some(pem) = &context.ca {
-        let authority = reqwest::Certificate::from_pem(pem.as_bytes()).context("the context's certificate authority is not PEM")?;
+        let authority =
+            reqwest::Certificate::from_pem(pem.as_bytes()).context("the context's certificate authority is not PEM")?;
         builder = builder.tls_certs_only([authority]);
     }
     let inner = builder.build().context("cannot set up TLS")?;
@@ -124,7 +127,10 @@ pub(crate) fn explain(error: Error<types::Error>) -> anyhow::Error {
         }
         Error::CommunicationError(e) => unreachable_server(&e),
         Error::UnexpectedResponse(answer) => {
-            anyhow!("the server answered {} in a form that this version of yun does not know: are both of the same version?", answer.status())
+            anyhow!(
+                "the server answered {} in a form that this version of yun does not know: are both of the same version?",
+                answer.status()
+            )
         }
         Error::InvalidRequest(what) => anyhow!("the request could not be made: {what}"),
         other => anyhow!("{other}"),
@@ -156,7 +162,12 @@ fn unreachable_server(e: &reqwest::Error) -> anyhow::Error {
     } else {
         "try again"
     };
-    Refused { exit: ExitCode::Unreachable, message: format!("no answer from the server {host}: {deepest}; {way_out}"), code: None }.into()
+    Refused {
+        exit: ExitCode::Unreachable,
+        message: format!("no answer from the server {host}: {deepest}; {way_out}"),
+        code: None,
+    }
+    .into()
 }
 
 /// The WebSocket in an upgraded answer. A refusal arrives as an ordinary error.

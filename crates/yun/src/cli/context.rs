@@ -52,15 +52,20 @@ pub(crate) fn file(global: &Global) -> Result<PathBuf> {
     if let Some(path) = &global.config {
         return Ok(path.clone());
     }
-    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".config")));
-    Ok(base.context("neither HOME nor XDG_CONFIG_HOME is set: name the file of contexts with --config")?.join("yun/config.toml"))
+    let base = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".config")));
+    Ok(base
+        .context("neither HOME nor XDG_CONFIG_HOME is set: name the file of contexts with --config")?
+        .join("yun/config.toml"))
 }
 
 impl Contexts {
     /// Reads the file; an absent one has no contexts.
     pub(crate) fn load(path: &Path) -> Result<Self> {
         match fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|e| anyhow!("the file of contexts {} cannot be read: {}", path.display(), e.message())),
+            Ok(text) => toml::from_str(&text)
+                .map_err(|e| anyhow!("the file of contexts {} cannot be read: {}", path.display(), e.message())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(e).with_context(|| format!("cannot read the file of contexts {}", path.display())),
         }
@@ -81,7 +86,11 @@ impl Contexts {
                 Some(context) => context,
                 None => {
                     let known: Vec<String> = all.contexts.keys().cloned().collect();
-                    bail!("there is no context {name:?} in {}: choose one of {} with yun config use", path.display(), list_or_none(&known));
+                    bail!(
+                        "there is no context {name:?} in {}: choose one of {} with yun config use",
+                        path.display(),
+                        list_or_none(&known)
+                    );
                 }
             },
             // On the machine of the cloud itself, its administrator needs no file of their own.
@@ -100,7 +109,9 @@ impl Contexts {
             context.project = Some(project.clone());
         }
         if context.host.is_empty() {
-            bail!("no cloud is known here: start one with yun up, or name one with yun config set NAME --host https://HOST:7443");
+            bail!(
+                "no cloud is known here: start one with yun up, or name one with yun config set NAME --host https://HOST:7443"
+            );
         }
         Ok(context)
     }
@@ -137,7 +148,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep/config.toml");
         let mut all = Contexts { current: Some("lab".into()), ..Default::default() };
-        all.contexts.insert("lab".into(), Context { host: "https://lab:7443".into(), token: Some("yun_x".into()), ..Default::default() });
+        all.contexts.insert(
+            "lab".into(),
+            Context { host: "https://lab:7443".into(), token: Some("yun_x".into()), ..Default::default() },
+        );
         all.save(&path).unwrap();
         assert_eq!(Contexts::load(&path).unwrap(), all);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -24,12 +24,16 @@ pub(crate) fn lines<T: DeserializeOwned + Send>(body: impl ByteLines) -> impl St
         let mut line = Vec::new();
         loop {
             line.clear();
-            let read = reader.read_until(b'\n', &mut line).await.map_err(|e| anyhow!("the stream from the server broke: {e}"))?;
+            let read = reader
+                .read_until(b'\n', &mut line)
+                .await
+                .map_err(|e| anyhow!("the stream from the server broke: {e}"))?;
             if read == 0 {
                 return Ok(None);
             }
             if !line.trim_ascii().is_empty() {
-                let item = serde_json::from_slice(&line).map_err(|e| anyhow!("the server sent a line that is not understood: {e}"))?;
+                let item = serde_json::from_slice(&line)
+                    .map_err(|e| anyhow!("the server sent a line that is not understood: {e}"))?;
                 return Ok(Some((item, reader)));
             }
         }
@@ -58,7 +62,11 @@ fn print_record(format: Format, timestamps: bool, record: &LogRecord) -> Result<
     if format == Format::Json {
         return output::print_line(&serde_json::to_string(record)?);
     }
-    let at = record.at.filter(|_| timestamps).map(|t| format!("{} ", t.format("%Y-%m-%dT%H:%M:%S%.3fZ"))).unwrap_or_default();
+    let at = record
+        .at
+        .filter(|_| timestamps)
+        .map(|t| format!("{} ", t.format("%Y-%m-%dT%H:%M:%S%.3fZ")))
+        .unwrap_or_default();
     if record.stream == "stderr" {
         // As docker and kubectl have it: what was written to standard error arrives there.
         writeln!(std::io::stderr(), "{at}{}", record.text)?;
@@ -82,7 +90,12 @@ pub(crate) async fn events(cloud: &Cloud, args: EventsArgs) -> Result<Code> {
             _ => {
                 let mark = if event.severity == Severity::Warning { '!' } else { ' ' };
                 let at = event.at.format("%Y-%m-%d %H:%M:%S");
-                output::print_line(&format!("{at} {mark} {:24} {:14} {}", event.object.to_string(), event.reason, event.message))?;
+                output::print_line(&format!(
+                    "{at} {mark} {:24} {:14} {}",
+                    event.object.to_string(),
+                    event.reason,
+                    event.message
+                ))?;
             }
         }
     }

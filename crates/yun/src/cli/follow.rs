@@ -8,7 +8,7 @@ use std::{
 };
 use yun_types::{Operation, OperationState};
 
-use super::connect::{Cloud, Explained, ExitCode, Refused};
+use super::connect::{Cloud, ExitCode, Explained, Refused};
 
 /// Seconds that one request waits for news.
 const POLL: u32 = 20;
@@ -27,7 +27,10 @@ pub(crate) fn line(quiet: bool) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }
@@ -45,7 +48,8 @@ async fn follow_on(cloud: &Cloud, mut operation: Operation, limit: Duration, bar
             }
             OperationState::Failed => {
                 let error = operation.status.error.clone();
-                let (message, code) = error.map_or_else(|| ("it failed without saying why".to_owned(), None), |e| (e.message, Some(e.code)));
+                let (message, code) = error
+                    .map_or_else(|| ("it failed without saying why".to_owned(), None), |e| (e.message, Some(e.code)));
                 return Err(Refused { exit: ExitCode::Failure, message, code }.into());
             }
         }
@@ -54,11 +58,19 @@ async fn follow_on(cloud: &Cloud, mut operation: Operation, limit: Duration, bar
             let (kind, target, id) = (operation.spec.kind, &operation.spec.target, operation.metadata.id);
             let progress = &operation.status.progress.message;
             let what = if progress.is_empty() { String::new() } else { format!(" ({progress})") };
-            let message = format!("{kind} of {target} goes on after {}s{what}: follow it with yun operation wait {id}", limit.as_secs());
+            let message = format!(
+                "{kind} of {target} goes on after {}s{what}: follow it with yun operation wait {id}",
+                limit.as_secs()
+            );
             return Err(Refused { exit: ExitCode::Timeout, message, code: Some("Timeout".into()) }.into());
         }
         let wait = u32::try_from(left.as_secs()).unwrap_or(POLL).clamp(1, POLL);
-        let request = cloud.client.operation_get().operation(operation.metadata.id).wait(wait).seen(operation.metadata.revision.clone());
+        let request = cloud
+            .client
+            .operation_get()
+            .operation(operation.metadata.id)
+            .wait(wait)
+            .seen(operation.metadata.revision.clone());
         operation = request.send().await.explained()?;
     }
 }

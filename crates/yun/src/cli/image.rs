@@ -24,7 +24,11 @@ pub(crate) async fn run(cloud: &Cloud, command: ImageCommand) -> Result<Code> {
     match command {
         ImageCommand::Ls => {
             let page = cloud.client.image_list().project(cloud.project.clone()).limit(1000).send().await.explained()?;
-            output::list(&page.items, cloud.output, "no images: make one with yun image build small-vm small, or take one in with yun image import")?;
+            output::list(
+                &page.items,
+                cloud.output,
+                "no images: make one with yun image build small-vm small, or take one in with yun image import",
+            )?;
         }
         ImageCommand::Show { image } => {
             let image = get(cloud, &image).await?;
@@ -33,12 +37,20 @@ pub(crate) async fn run(cloud: &Cloud, command: ImageCommand) -> Result<Code> {
         ImageCommand::Build(args) => return build(cloud, args).await,
         ImageCommand::Import(args) => return import(cloud, args).await,
         ImageCommand::Verify { image } => {
-            let image = cloud.client.image_verify().project(cloud.project.clone()).image(image).send().await.explained()?;
+            let image =
+                cloud.client.image_verify().project(cloud.project.clone()).image(image).send().await.explained()?;
             output::print_line(&format!("{}: the content is what its digest says", image.metadata.name))?;
         }
         ImageCommand::Rm { images } => {
             for image in images {
-                cloud.client.image_delete().project(cloud.project.clone()).image(image.clone()).send().await.explained()?;
+                cloud
+                    .client
+                    .image_delete()
+                    .project(cloud.project.clone())
+                    .image(image.clone())
+                    .send()
+                    .await
+                    .explained()?;
                 output::print_line(&image)?;
             }
         }
@@ -65,7 +77,15 @@ async fn build(cloud: &Cloud, args: BuildArgs) -> Result<Code> {
 async fn create(cloud: &Cloud, name: Name, source: ImageOrigin, detach: bool) -> Result<Code> {
     let key = format!("image-{}", uuid::Uuid::new_v4());
     let body = ImageCreate { name: name.clone(), labels: Default::default(), source };
-    let operation = cloud.client.image_create().project(cloud.project.clone()).idempotency_key(key).body(body).send().await.explained()?;
+    let operation = cloud
+        .client
+        .image_create()
+        .project(cloud.project.clone())
+        .idempotency_key(key)
+        .body(body)
+        .send()
+        .await
+        .explained()?;
     if detach {
         output::print_line(&operation.metadata.id.to_string())?;
         return Ok(0);
@@ -83,9 +103,15 @@ async fn import(cloud: &Cloud, args: ImportArgs) -> Result<Code> {
     let body = if args.source == "-" {
         reqwest::Body::wrap_stream(counted(tokio::io::stdin(), &bar))
     } else {
-        let file = tokio::fs::File::open(&args.source).await.with_context(|| format!("cannot read the image file {}", args.source))?;
+        let file = tokio::fs::File::open(&args.source)
+            .await
+            .with_context(|| format!("cannot read the image file {}", args.source))?;
         let length = file.metadata().await?;
-        anyhow::ensure!(length.is_file(), "{} is not a file: give an image file, or pack a directory with tar first", args.source);
+        anyhow::ensure!(
+            length.is_file(),
+            "{} is not a file: give an image file, or pack a directory with tar first",
+            args.source
+        );
         show(&bar, length.len(), cloud.quiet);
         reqwest::Body::wrap_stream(counted(file, &bar))
     };
@@ -109,7 +135,10 @@ async fn import(cloud: &Cloud, args: ImportArgs) -> Result<Code> {
     report(cloud, &name).await
 }
 
-fn counted(reader: impl tokio::io::AsyncRead + Send + 'static, bar: &ProgressBar) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
+fn counted(
+    reader: impl tokio::io::AsyncRead + Send + 'static,
+    bar: &ProgressBar,
+) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
     let bar = bar.clone();
     ReaderStream::with_capacity(reader, 256 << 10).inspect_ok(move |bytes| {
         bar.inc(bytes.len() as u64);
@@ -136,7 +165,13 @@ async fn report(cloud: &Cloud, name: &Name) -> Result<Code> {
     match cloud.output {
         super::args::Format::Table | super::args::Format::Wide => {
             let facts = &image.status.facts;
-            output::print_line(&format!("image {name}: {} for {}, {}, {}", facts.kind, facts.arch, facts.size.human(), facts.digest.short()))?;
+            output::print_line(&format!(
+                "image {name}: {} for {}, {}, {}",
+                facts.kind,
+                facts.arch,
+                facts.size.human(),
+                facts.digest.short()
+            ))?;
         }
         format => output::object(&image, format, name.as_str())?,
     }

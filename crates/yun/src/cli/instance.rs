@@ -24,7 +24,8 @@ pub(crate) async fn ls(cloud: &Cloud, args: LsArgs) -> Result<Code> {
     let mut all: Vec<Instance> = Vec::new();
     let mut token: Option<String> = None;
     loop {
-        let mut request = cloud.client.instance_list().project(cloud.project.clone()).all_projects(args.all_projects).limit(500);
+        let mut request =
+            cloud.client.instance_list().project(cloud.project.clone()).all_projects(args.all_projects).limit(500);
         if let Some(label) = &args.label {
             request = request.label(label.clone());
         }
@@ -36,7 +37,11 @@ pub(crate) async fn ls(cloud: &Cloud, args: LsArgs) -> Result<Code> {
         token = page.next_page;
         if token.is_none() {
             let format = if args.all_projects && cloud.output == Format::Table { Format::Wide } else { cloud.output };
-            output::list(&all, format, "no instances: start one with yun launch IMAGE NAME (yun image ls shows images)")?;
+            output::list(
+                &all,
+                format,
+                "no instances: start one with yun launch IMAGE NAME (yun image ls shows images)",
+            )?;
             return if args.watch { watch(cloud, page.revision).await } else { Ok(0) };
         }
     }
@@ -73,7 +78,12 @@ pub(crate) async fn show(cloud: &Cloud, word: &str) -> Result<Code> {
 }
 
 /// Does one thing to many instances, side by side; every one is tried, and all failures are told.
-pub(crate) async fn act(cloud: &Cloud, many: ManyInstances, action: InstanceAction, timeout: Option<u32>) -> Result<Code> {
+pub(crate) async fn act(
+    cloud: &Cloud,
+    many: ManyInstances,
+    action: InstanceAction,
+    timeout: Option<u32>,
+) -> Result<Code> {
     on_each(cloud, &many, async |name| {
         let mut request = cloud.client.instance_action().project(cloud.project.clone()).instance(name).action(action);
         if let Some(timeout) = timeout {
@@ -84,7 +94,11 @@ pub(crate) async fn act(cloud: &Cloud, many: ManyInstances, action: InstanceActi
     .await
 }
 
-async fn on_each(cloud: &Cloud, many: &ManyInstances, ask: impl AsyncFn(NameOrId) -> Result<Operation>) -> Result<Code> {
+async fn on_each(
+    cloud: &Cloud,
+    many: &ManyInstances,
+    ask: impl AsyncFn(NameOrId) -> Result<Operation>,
+) -> Result<Code> {
     let one = async |word: &String| -> Result<()> {
         let operation = ask(word.parse::<NameOrId>()?).await?;
         if many.detach {
@@ -138,7 +152,12 @@ pub(crate) async fn set(cloud: &Cloud, args: SetArgs) -> Result<Code> {
     if !args.publish.is_empty() {
         spec.publish = args.publish.iter().filter(|p| *p != "none").map(|p| p.parse()).collect::<Result<_, _>>()?;
     }
-    let request = cloud.client.instance_update().project(cloud.project.clone()).instance(metadata.name.clone()).if_match(metadata.revision);
+    let request = cloud
+        .client
+        .instance_update()
+        .project(cloud.project.clone())
+        .instance(metadata.name.clone())
+        .if_match(metadata.revision);
     let operation = request.body(InstanceUpdate { labels, spec }).send().await.explained()?;
     if args.detach {
         output::print_line(&operation.metadata.id.to_string())?;
@@ -146,7 +165,11 @@ pub(crate) async fn set(cloud: &Cloud, args: SetArgs) -> Result<Code> {
     }
     let ended = follow(cloud, operation, Duration::from_secs(300)).await?;
     let said = &ended.status.progress.message;
-    output::print_line(&if said.is_empty() { metadata.name.to_string() } else { format!("{}: {said}", metadata.name) })?;
+    output::print_line(&if said.is_empty() {
+        metadata.name.to_string()
+    } else {
+        format!("{}: {said}", metadata.name)
+    })?;
     Ok(0)
 }
 

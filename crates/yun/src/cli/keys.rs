@@ -12,7 +12,8 @@ pub(crate) async fn own_key(directory: &Path) -> Result<PathBuf> {
     let private = directory.join("id_ed25519");
     if !private.exists() {
         fs::create_dir_all(directory).with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        let keygen = Program { name: "ssh-keygen", package: "openssh-client", limit: std::time::Duration::from_secs(20) };
+        let keygen =
+            Program { name: "ssh-keygen", package: "openssh-client", limit: std::time::Duration::from_secs(20) };
         // Two first launches may race: each makes a draft of its own, and the first rename wins.
         let draft = directory.join(format!(".id_ed25519.{}", std::process::id()));
         let arguments = ["-q", "-t", "ed25519", "-N", "", "-C", "yun", "-f"].map(std::ffi::OsStr::new);
@@ -29,20 +30,28 @@ pub(crate) async fn own_key(directory: &Path) -> Result<PathBuf> {
 /// The public keys that a new VM should let in: those given, or all that this person has.
 pub(crate) async fn authorized(given: &[String], directory: &Path) -> Result<Vec<String>> {
     let private = own_key(directory).await?;
-    let own = fs::read_to_string(format!("{}.pub", private.display())).context("cannot read the public key of yun ssh")?;
+    let own =
+        fs::read_to_string(format!("{}.pub", private.display())).context("cannot read the public key of yun ssh")?;
     let mut keys = vec![own.trim().to_owned()];
     if given.is_empty() {
         let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let files = fs::read_dir(home.join(".ssh")).into_iter().flatten().flatten().map(|e| e.path());
         for file in files.filter(|p| p.extension().is_some_and(|e| e == "pub")) {
-            keys.extend(fs::read_to_string(file).unwrap_or_default().lines().filter(|l| looks_like_key(l)).map(|l| l.trim().to_owned()));
+            keys.extend(
+                fs::read_to_string(file)
+                    .unwrap_or_default()
+                    .lines()
+                    .filter(|l| looks_like_key(l))
+                    .map(|l| l.trim().to_owned()),
+            );
         }
     }
     for word in given {
         if looks_like_key(word) {
             keys.push(word.trim().to_owned());
         } else {
-            let text = fs::read_to_string(word).with_context(|| format!("{word:?} is neither a public key nor a file that can be read"))?;
+            let text = fs::read_to_string(word)
+                .with_context(|| format!("{word:?} is neither a public key nor a file that can be read"))?;
             let found: Vec<_> = text.lines().filter(|l| looks_like_key(l)).map(|l| l.trim().to_owned()).collect();
             anyhow::ensure!(!found.is_empty(), "the file {word} holds no public key: give the .pub half of a key pair");
             keys.extend(found);
@@ -54,12 +63,17 @@ pub(crate) async fn authorized(given: &[String], directory: &Path) -> Result<Vec
 
 fn looks_like_key(line: &str) -> bool {
     let line = line.trim_start();
-    ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"].iter().any(|kind| line.starts_with(kind)) && line.split_whitespace().nth(1).is_some()
+    ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"].iter().any(|kind| line.starts_with(kind))
+        && line.split_whitespace().nth(1).is_some()
 }
 
 /// Where this person's keys and known hosts of yun are: beside the file of contexts.
 pub(crate) fn directory() -> PathBuf {
     let base = std::env::var_os("YUN_CONFIG").and_then(|f| Path::new(&f).parent().map(Path::to_owned));
-    let config = || std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".config")));
+    let config = || {
+        std::env::var_os("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".config")))
+    };
     base.unwrap_or_else(|| config().unwrap_or_else(|| PathBuf::from("/root/.config")).join("yun"))
 }

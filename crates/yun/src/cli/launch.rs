@@ -52,7 +52,8 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
         return Ok(0);
     }
     follow(cloud, operation, limit).await?;
-    let instance = cloud.client.instance_get().project(cloud.project.clone()).instance(name).send().await.explained()?;
+    let instance =
+        cloud.client.instance_get().project(cloud.project.clone()).instance(name).send().await.explained()?;
     report(cloud, &instance, begun.elapsed())?;
     Ok(0)
 }
@@ -67,12 +68,24 @@ fn report(cloud: &Cloud, instance: &Instance, took: Duration) -> Result<()> {
     }
     let kind = instance.spec.kind.map_or_else(String::new, |k| k.to_string());
     let address = instance.status.address.map(|a| format!(" at {a}")).unwrap_or_default();
-    let ports: Vec<String> = instance.spec.publish.iter().map(|p| format!(", port {} of the host leads to its {}", p.host, p.guest)).collect();
-    output::print_line(&format!("{kind} {name} {}{address}{} ({:.2}s)", instance.status.state, ports.concat(), took.as_secs_f64()))?;
+    let ports: Vec<String> = instance
+        .spec
+        .publish
+        .iter()
+        .map(|p| format!(", port {} of the host leads to its {}", p.host, p.guest))
+        .collect();
+    output::print_line(&format!(
+        "{kind} {name} {}{address}{} ({:.2}s)",
+        instance.status.state,
+        ports.concat(),
+        took.as_secs_f64()
+    ))?;
     match instance.spec.kind {
         Some(InstanceKind::Vm) => {
             if instance.status.accel.as_deref() == Some("tcg") {
-                eprintln!("this machine cannot run VMs by its processor, so {name} is emulated and slow (yun node show says why)");
+                eprintln!(
+                    "this machine cannot run VMs by its processor, so {name} is emulated and slow (yun node show says why)"
+                );
             }
             eprintln!("log in with: yun ssh {name}");
         }
@@ -83,7 +96,8 @@ fn report(cloud: &Cloud, instance: &Instance, took: Duration) -> Result<()> {
 
 /// A name that says what it is: the image's and four random letters.
 fn invented(image: &str) -> Result<Name> {
-    let stem: String = image.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').take(40).collect();
+    let stem: String =
+        image.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').take(40).collect();
     let stem = stem.trim_matches('-').trim_start_matches(|c: char| c.is_ascii_digit());
     let stem = if stem.is_empty() { "instance" } else { stem };
     let letters: String = (0..4).map(|_| char::from(b'a' + rand::random_range(0..26u8))).collect();
@@ -92,7 +106,9 @@ fn invented(image: &str) -> Result<Name> {
 
 async fn vm_options(args: &VmArgs, is_vm: bool) -> Result<VmOptions> {
     let user_data = match &args.user_data {
-        Some(file) => Some(std::fs::read_to_string(file).with_context(|| format!("cannot read the user data {}", file.display()))?),
+        Some(file) => Some(
+            std::fs::read_to_string(file).with_context(|| format!("cannot read the user data {}", file.display()))?,
+        ),
         None => None,
     };
     let keys = is_vm || !args.ssh_key.is_empty();
@@ -101,7 +117,12 @@ async fn vm_options(args: &VmArgs, is_vm: bool) -> Result<VmOptions> {
 }
 
 fn container_options(args: ContainerArgs) -> Result<ContainerOptions> {
-    let mounts = args.mount.iter().map(|m| words::bind(m)).chain(args.tmpfs.iter().map(|t| words::tmpfs(t))).collect::<Result<_>>()?;
+    let mounts = args
+        .mount
+        .iter()
+        .map(|m| words::bind(m))
+        .chain(args.tmpfs.iter().map(|t| words::tmpfs(t)))
+        .collect::<Result<_>>()?;
     Ok(ContainerOptions {
         entrypoint: args.entrypoint.map(|e| vec![e]),
         command: (!args.command.is_empty()).then_some(args.command),

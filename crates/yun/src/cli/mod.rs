@@ -43,8 +43,12 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Ls(args) => instance::ls(cloud, args).await,
         Command::Show(args) => instance::show(cloud, &args.instance).await,
         Command::Start(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Start, None).await,
-        Command::Stop(args) => instance::act(cloud, args.many, yun_api::cloud::InstanceAction::Stop, args.timeout).await,
-        Command::Restart(args) => instance::act(cloud, args.many, yun_api::cloud::InstanceAction::Restart, args.timeout).await,
+        Command::Stop(args) => {
+            instance::act(cloud, args.many, yun_api::cloud::InstanceAction::Stop, args.timeout).await
+        }
+        Command::Restart(args) => {
+            instance::act(cloud, args.many, yun_api::cloud::InstanceAction::Restart, args.timeout).await
+        }
         Command::Pause(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Pause, None).await,
         Command::Resume(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Resume, None).await,
         Command::Rm(args) => instance::rm(cloud, args).await,
@@ -64,7 +68,13 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Project(command) => settings::project(cloud, command).await,
         Command::Token(command) => settings::token(cloud, command).await,
         Command::Operation(command) => settings::operation(cloud, command).await,
-        Command::Up(_) | Command::Down(_) | Command::Status(_) | Command::Server(_) | Command::Doctor(_) | Command::Config(_) | Command::Completion { .. } => {
+        Command::Up(_)
+        | Command::Down(_)
+        | Command::Status(_)
+        | Command::Server(_)
+        | Command::Doctor(_)
+        | Command::Config(_)
+        | Command::Completion { .. } => {
             unreachable!("carried out before a connection is needed")
         }
     }

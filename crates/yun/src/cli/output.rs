@@ -40,7 +40,9 @@ pub(crate) fn list<T: Listed>(items: &[T], format: Format, empty: &str) -> Resul
             let now = now();
             for item in items {
                 let cells = item.cells(now).into_iter().take(width).enumerate();
-                table.add_row(cells.map(|(place, text)| if T::STATE == Some(place) { coloured(&text) } else { Cell::new(text) }));
+                table.add_row(
+                    cells.map(|(place, text)| if T::STATE == Some(place) { coloured(&text) } else { Cell::new(text) }),
+                );
             }
             if !colour() {
                 table.force_no_tty();
@@ -120,7 +122,16 @@ mod tests {
     #[test]
     fn ages_have_two_units_at_most() {
         let now = DateTime::UNIX_EPOCH + chrono::Duration::days(100);
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (3600, "1h"), (3660, "1h1m"), (86_400, "1d"), (104_400, "1d5h"), (-5, "0s")] {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3600, "1h"),
+            (3660, "1h1m"),
+            (86_400, "1d"),
+            (104_400, "1d5h"),
+            (-5, "0s"),
+        ] {
             assert_eq!(age(now - chrono::Duration::seconds(seconds), now), text);
         }
     }

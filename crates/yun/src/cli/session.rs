@@ -30,7 +30,12 @@ pub(crate) async fn exec(cloud: &Cloud, args: ExecArgs) -> Result<Code> {
         bail!("standard input is not a terminal: leave -t out, or run this in a terminal");
     }
     let name: NameOrId = args.instance.parse()?;
-    let mut request = cloud.client.instance_exec().project(cloud.project.clone()).instance(name).command(serde_json::to_string(&args.command)?);
+    let mut request = cloud
+        .client
+        .instance_exec()
+        .project(cloud.project.clone())
+        .instance(name)
+        .command(serde_json::to_string(&args.command)?);
     if !args.env.is_empty() {
         let all = super::words::environment(&args.env, &[] as &[&str])?;
         let env: Vec<String> = all.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -55,7 +60,8 @@ pub(crate) async fn exec(cloud: &Cloud, args: ExecArgs) -> Result<Code> {
 /// Opens the serial console of a VM.
 pub(crate) async fn console(cloud: &Cloud, word: &str) -> Result<Code> {
     let name: NameOrId = word.parse()?;
-    let socket = websocket(cloud.client.instance_console().project(cloud.project.clone()).instance(name).send().await).await?;
+    let socket =
+        websocket(cloud.client.instance_console().project(cloud.project.clone()).instance(name).send().await).await?;
     if std::io::stdin().is_terminal() {
         eprintln!("the console of {word}: press Enter; leave with Ctrl-a q");
     }
@@ -89,7 +95,9 @@ fn closed(close: &CloseFrame) -> anyhow::Error {
 /// Connects standard input and output to a port of an instance.
 pub(crate) async fn dial(cloud: &Cloud, word: &str, port: u16) -> Result<Code> {
     let name: NameOrId = word.parse()?;
-    let socket = websocket(cloud.client.instance_dial().project(cloud.project.clone()).instance(name).port(port).send().await).await?;
+    let socket =
+        websocket(cloud.client.instance_dial().project(cloud.project.clone()).instance(name).port(port).send().await)
+            .await?;
     let (mut to_server, mut from_server) = socket.split();
     let outward = async {
         let mut stdin = tokio::io::stdin();
@@ -110,7 +118,9 @@ pub(crate) async fn dial(cloud: &Cloud, word: &str, port: u16) -> Result<Code> {
         let mut stdout = tokio::io::stdout();
         while let Some(Ok(message)) = from_server.next().await {
             match message {
-                Message::Binary(bytes) if stdout.write_all(&bytes).await.is_err() || stdout.flush().await.is_err() => break,
+                Message::Binary(bytes) if stdout.write_all(&bytes).await.is_err() || stdout.flush().await.is_err() => {
+                    break;
+                }
                 Message::Close(Some(close)) if !close.reason.is_empty() => return Err(closed(&close)),
                 _ => {}
             }
@@ -135,7 +145,13 @@ pub(crate) async fn ssh(cloud: &Cloud, args: SshArgs) -> Result<Code> {
     let directory = keys::directory();
     let key = keys::own_key(&directory).await?;
     let me = std::env::current_exe().context("cannot find the program file of yun")?;
-    let proxy = format!("ProxyCommand={} --project {} dial {} {}", quoted(&me.to_string_lossy()), cloud.project, instance.metadata.id, args.port);
+    let proxy = format!(
+        "ProxyCommand={} --project {} dial {} {}",
+        quoted(&me.to_string_lossy()),
+        cloud.project,
+        instance.metadata.id,
+        args.port
+    );
     let known = format!("UserKnownHostsFile={}", directory.join("known_hosts").display());
     // The id, not the name: a new instance under an old name is not an attack.
     let alias = format!("HostKeyAlias={}", instance.metadata.id);
@@ -164,7 +180,9 @@ async fn answers(cloud: &Cloud, id: &str, name: &str, args: &SshArgs) -> Result<
         let Err(error) = outcome else { break };
         if Instant::now() >= until {
             bar.finish_and_clear();
-            return Err(error.context(format!("no SSH server answers in {name}: yun console {name} and yun logs {name} show what it does")));
+            return Err(error.context(format!(
+                "no SSH server answers in {name}: yun console {name} and yun logs {name} show what it does"
+            )));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -175,7 +193,10 @@ async fn answers(cloud: &Cloud, id: &str, name: &str, args: &SshArgs) -> Result<
 async fn greeting(cloud: &Cloud, id: &str, port: u16) -> Result<()> {
     let name: NameOrId = id.parse()?;
     let attempt = async {
-        let mut socket = websocket(cloud.client.instance_dial().project(cloud.project.clone()).instance(name).port(port).send().await).await?;
+        let mut socket = websocket(
+            cloud.client.instance_dial().project(cloud.project.clone()).instance(name).port(port).send().await,
+        )
+        .await?;
         match socket.next().await {
             Some(Ok(Message::Binary(bytes))) if !bytes.is_empty() => Ok(()),
             Some(Ok(Message::Close(Some(close)))) => Err(closed(&close)),

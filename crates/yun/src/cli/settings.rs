@@ -7,7 +7,10 @@ use yun_types::{Name, NameOrId, NodeSpec, ProjectSpec, Quota, TokenSpec};
 
 use super::{
     Code,
-    args::{ConfigCommand, Format, Global, NetworkCommand, NodeCommand, OperationCommand, ProjectCommand, Shell, TokenCommand},
+    args::{
+        ConfigCommand, Format, Global, NetworkCommand, NodeCommand, OperationCommand, ProjectCommand, Shell,
+        TokenCommand,
+    },
     connect::{Cloud, Explained},
     context::{Contexts, file},
     follow::follow,
@@ -47,19 +50,25 @@ async fn the_only_node(cloud: &Cloud) -> Result<NameOrId> {
 async fn cordon(cloud: &Cloud, word: &str, cordoned: bool) -> Result<()> {
     let name: NameOrId = word.parse()?;
     let node = cloud.client.node_update().node(name).body(NodeSpec { cordoned }).send().await.explained()?;
-    output::print_line(&format!("{} is {}", node.metadata.name, if cordoned { "cordoned: nothing new is placed there" } else { "open again" }))
+    output::print_line(&format!(
+        "{} is {}",
+        node.metadata.name,
+        if cordoned { "cordoned: nothing new is placed there" } else { "open again" }
+    ))
 }
 
 /// Networks.
 pub(crate) async fn network(cloud: &Cloud, command: NetworkCommand) -> Result<Code> {
     match command {
         NetworkCommand::Ls => {
-            let page = cloud.client.network_list().project(cloud.project.clone()).limit(1000).send().await.explained()?;
+            let page =
+                cloud.client.network_list().project(cloud.project.clone()).limit(1000).send().await.explained()?;
             output::list(&page.items, cloud.output, "no networks")?;
         }
         NetworkCommand::Show { network } => {
             let name: NameOrId = network.parse()?;
-            let network = cloud.client.network_get().project(cloud.project.clone()).network(name).send().await.explained()?;
+            let network =
+                cloud.client.network_get().project(cloud.project.clone()).network(name).send().await.explained()?;
             output::object(&network, cloud.output, network.metadata.name.as_str())?;
         }
     }
@@ -81,12 +90,16 @@ pub(crate) async fn project(cloud: &Cloud, command: ProjectCommand) -> Result<Co
             let quota = quota.map_or_else(|| Ok(Quota::default()), |q| words::quota(&q))?;
             let body = ProjectCreate { name, labels: Default::default(), spec: ProjectSpec { description, quota } };
             let project = cloud.client.project_create().body(body).send().await.explained()?;
-            output::print_line(&format!("project {}: use it with -p {0} or yun project use {0}", project.metadata.name))?;
+            output::print_line(&format!(
+                "project {}: use it with -p {0} or yun project use {0}",
+                project.metadata.name
+            ))?;
         }
         ProjectCommand::Quota { name, quota } => {
             let found = cloud.client.project_get().project(NameOrId::from(name.clone())).send().await.explained()?;
             let spec = ProjectSpec { quota: words::quota(&quota)?, ..found.spec };
-            let request = cloud.client.project_update().project(NameOrId::from(name.clone())).if_match(found.metadata.revision);
+            let request =
+                cloud.client.project_update().project(NameOrId::from(name.clone())).if_match(found.metadata.revision);
             request.body(spec).send().await.explained()?;
             output::print_line(name.as_str())?;
         }
@@ -107,7 +120,11 @@ pub(crate) async fn use_project(global: &Global, name: Name) -> Result<Code> {
     cloud.client.project_get().project(NameOrId::from(name.clone())).send().await.explained()?;
     let path = file(global)?;
     let mut all = Contexts::load(&path)?;
-    let current = global.context.clone().or_else(|| all.current.clone()).context("no context is in use: choose one with yun config use")?;
+    let current = global
+        .context
+        .clone()
+        .or_else(|| all.current.clone())
+        .context("no context is in use: choose one with yun config use")?;
     let context = all.contexts.get_mut(&current).with_context(|| format!("there is no context {current:?}"))?;
     context.project = Some(name.clone());
     all.save(&path)?;
@@ -157,7 +174,8 @@ pub(crate) async fn token(cloud: &Cloud, command: TokenCommand) -> Result<Code> 
 pub(crate) async fn operation(cloud: &Cloud, command: OperationCommand) -> Result<Code> {
     match command {
         OperationCommand::Ls => {
-            let page = cloud.client.operation_list().project(cloud.project.clone()).limit(100).send().await.explained()?;
+            let page =
+                cloud.client.operation_list().project(cloud.project.clone()).limit(100).send().await.explained()?;
             output::list(&page.items, cloud.output, "no operations")?;
         }
         OperationCommand::Show { id } => {
@@ -202,7 +220,10 @@ pub(crate) fn config(global: &Global, command: ConfigCommand) -> Result<Code> {
                 context.host.clone_from(host);
             }
             if let Some(ca) = ca {
-                context.ca = Some(std::fs::read_to_string(&ca).with_context(|| format!("cannot read the certificate authority {}", ca.display()))?);
+                context.ca = Some(
+                    std::fs::read_to_string(&ca)
+                        .with_context(|| format!("cannot read the certificate authority {}", ca.display()))?,
+                );
             }
             if let Some(file) = token_file {
                 context.token = Some(secret(&file)?);
@@ -244,7 +265,8 @@ fn secret(file: &std::path::Path) -> Result<String> {
     if file == std::path::Path::new("-") {
         std::io::stdin().read_to_string(&mut text)?;
     } else {
-        text = std::fs::read_to_string(file).with_context(|| format!("cannot read the token file {}", file.display()))?;
+        text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read the token file {}", file.display()))?;
     }
     let text = text.trim().to_owned();
     if text.is_empty() {

@@ -39,9 +39,10 @@ impl Drop for Raw {
 
 /// The terminal's size; that of a classic one where there is none.
 pub(crate) fn size() -> WindowSize {
-    termios::tcgetwinsize(std::io::stdout())
-        .or_else(|_| termios::tcgetwinsize(std::io::stdin()))
-        .map_or(WindowSize { columns: 80, rows: 24 }, |s| WindowSize { columns: s.ws_col.max(1), rows: s.ws_row.max(1) })
+    termios::tcgetwinsize(std::io::stdout()).or_else(|_| termios::tcgetwinsize(std::io::stdin())).map_or(
+        WindowSize { columns: 80, rows: 24 },
+        |s| WindowSize { columns: s.ws_col.max(1), rows: s.ws_row.max(1) },
+    )
 }
 
 /// How a session treats this side.

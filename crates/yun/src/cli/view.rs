@@ -9,7 +9,10 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
 }
 
 impl Listed for Instance {
-    const COLUMNS: &'static [&'static str] = &["NAME", "KIND", "STATE", "ADDRESS", "PORTS", "IMAGE", "AGE", "PROJECT", "SIZE", "NODE", "ACCEL", "RESTARTS", "ID"];
+    const COLUMNS: &'static [&'static str] = &[
+        "NAME", "KIND", "STATE", "ADDRESS", "PORTS", "IMAGE", "AGE", "PROJECT", "SIZE", "NODE", "ACCEL", "RESTARTS",
+        "ID",
+    ];
     const NARROW: usize = 7;
     const STATE: Option<usize> = Some(2);
     fn cells(&self, now: Timestamp) -> Vec<String> {
@@ -36,7 +39,8 @@ impl Listed for Instance {
 }
 
 impl Listed for Image {
-    const COLUMNS: &'static [&'static str] = &["NAME", "KIND", "ARCH", "SIZE", "MIN DISK", "DIGEST", "AGE", "PROJECT", "SOURCE", "DESCRIPTION"];
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "KIND", "ARCH", "SIZE", "MIN DISK", "DIGEST", "AGE", "PROJECT", "SOURCE", "DESCRIPTION"];
     const NARROW: usize = 7;
     fn cells(&self, now: Timestamp) -> Vec<String> {
         let facts = &self.status.facts;
@@ -59,13 +63,22 @@ impl Listed for Image {
 }
 
 impl Listed for Node {
-    const COLUMNS: &'static [&'static str] = &["NAME", "STATE", "CPU", "MEMORY", "DISK", "INSTANCES", "VMS", "ARCH", "KERNEL", "CGROUP", "OS"];
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "STATE", "CPU", "MEMORY", "DISK", "INSTANCES", "VMS", "ARCH", "KERNEL", "CGROUP", "OS"];
     const NARROW: usize = 7;
     const STATE: Option<usize> = Some(1);
     fn cells(&self, _now: Timestamp) -> Vec<String> {
         let (facts, reserved) = (&self.status.facts, &self.status.reserved);
-        let accel = facts.drivers.iter().find(|d| d.driver == "vm").map_or_else(|| "-".into(), |d| if d.ready { or_dash(d.accel) } else { "no".into() });
-        let state = if self.spec.cordoned { format!("{} (cordoned)", self.status.state) } else { self.status.state.to_string() };
+        let accel = facts
+            .drivers
+            .iter()
+            .find(|d| d.driver == "vm")
+            .map_or_else(|| "-".into(), |d| if d.ready { or_dash(d.accel) } else { "no".into() });
+        let state = if self.spec.cordoned {
+            format!("{} (cordoned)", self.status.state)
+        } else {
+            self.status.state.to_string()
+        };
         vec![
             self.name(),
             state,
@@ -129,7 +142,8 @@ impl Listed for Token {
     const COLUMNS: &'static [&'static str] = &["NAME", "CLOUD", "PROJECTS", "EXPIRES", "AGE"];
     const NARROW: usize = 5;
     fn cells(&self, now: Timestamp) -> Vec<String> {
-        let projects: Vec<String> = self.spec.projects.iter().map(|(project, role)| format!("{project}:{role}")).collect();
+        let projects: Vec<String> =
+            self.spec.projects.iter().map(|(project, role)| format!("{project}:{role}")).collect();
         vec![
             self.name(),
             or_dash(self.spec.cloud),
@@ -165,7 +179,8 @@ impl Listed for Operation {
 }
 
 impl Listed for AuditRecord {
-    const COLUMNS: &'static [&'static str] = &["TIME", "BY", "ACTION", "OBJECT", "STATUS", "PROJECT", "FROM", "REQUEST"];
+    const COLUMNS: &'static [&'static str] =
+        &["TIME", "BY", "ACTION", "OBJECT", "STATUS", "PROJECT", "FROM", "REQUEST"];
     const NARROW: usize = 6;
     fn cells(&self, _now: Timestamp) -> Vec<String> {
         vec![

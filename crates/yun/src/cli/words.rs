@@ -23,8 +23,11 @@ pub(crate) fn environment(flags: &[String], files: &[impl AsRef<Path>]) -> Resul
     let mut all = BTreeMap::new();
     for file in files {
         let path = file.as_ref();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the environment file {}", path.display()))?;
-        for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.trim_start().starts_with('#')) {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the environment file {}", path.display()))?;
+        for (number, line) in
+            text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.trim_start().starts_with('#'))
+        {
             variable(line, &mut all).with_context(|| format!("{} line {}", path.display(), number + 1))?;
         }
     }
@@ -61,7 +64,8 @@ fn moment(word: &str, from_now: impl Fn(Duration) -> DateTime<Utc>) -> Result<Ti
     if let Ok(time) = DateTime::parse_from_rfc3339(word) {
         return Ok(time.to_utc());
     }
-    let bad = || anyhow!("time {word:?} is not understood: write 30s, 10m, 2h, 1d, or a time as in 2026-01-31T12:00:00Z");
+    let bad =
+        || anyhow!("time {word:?} is not understood: write 30s, 10m, 2h, 1d, or a time as in 2026-01-31T12:00:00Z");
     let unit = word.chars().last().ok_or_else(bad)?;
     let number: i64 = word[..word.len() - unit.len_utf8()].parse().map_err(|_| bad())?;
     let seconds = match unit {
@@ -87,8 +91,12 @@ pub(crate) fn quota(text: &str) -> Result<Quota> {
             "cpu" => quota.cpu = Some(value.parse()?),
             "memory" => quota.memory = Some(value.parse()?),
             "disk" => quota.disk = Some(value.parse()?),
-            "instances" => quota.instances = Some(value.parse().map_err(|_| anyhow!("instances {value:?} is not a whole number"))?),
-            other => bail!("quota has the unknown part {other:?}: the parts are cpu, memory, disk and instances, as in cpu=8,memory=16G,instances=20"),
+            "instances" => {
+                quota.instances = Some(value.parse().map_err(|_| anyhow!("instances {value:?} is not a whole number"))?)
+            }
+            other => bail!(
+                "quota has the unknown part {other:?}: the parts are cpu, memory, disk and instances, as in cpu=8,memory=16G,instances=20"
+            ),
         }
     }
     Ok(quota)

@@ -117,7 +117,10 @@ impl Config {
         let config: Self = toml::from_str(text).map_err(|e| anyhow::anyhow!("{}", told(text, name, &e)))?;
         let Network { pool, prefix } = &config.network;
         if *prefix < pool.prefix_len() || *prefix > 29 {
-            bail!("{name}: network.prefix is {prefix}, which does not cut networks from {pool}: use a number from {} to 29", pool.prefix_len());
+            bail!(
+                "{name}: network.prefix is {prefix}, which does not cut networks from {pool}: use a number from {} to 29",
+                pool.prefix_len()
+            );
         }
         Ok(config)
     }

@@ -10,7 +10,9 @@ use crate::cli::args::{Format, Global, RootArgs};
 pub(crate) async fn doctor(global: &Global, args: &RootArgs) -> Result<u8> {
     let host = args.root.join("var/lib/yun/cloud-id").exists().then(|| Host::open(&args.root)).transpose()?;
     let drivers = match &host {
-        Some(host) if super::require_root().is_ok() => super::wiring::probe(&Config::load(&args.root.join("etc/yun/yun.toml"))?, host).await?,
+        Some(host) if super::require_root().is_ok() => {
+            super::wiring::probe(&Config::load(&args.root.join("etc/yun/yun.toml"))?, host).await?
+        }
         _ => Vec::new(),
     };
     let findings = doctor::doctor(host.as_ref(), &drivers).await;

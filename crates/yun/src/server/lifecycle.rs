@@ -44,7 +44,11 @@ pub(crate) async fn up(global: &Global, args: &UpArgs) -> Result<u8> {
     bar.finish_and_clear();
     let context = adopt_context(global, &root)?;
     if !global.quiet {
-        let how = if already.is_some() { "runs already".to_owned() } else { format!("is up ({:.1}s)", begun.elapsed().as_secs_f64()) };
+        let how = if already.is_some() {
+            "runs already".to_owned()
+        } else {
+            format!("is up ({:.1}s)", begun.elapsed().as_secs_f64())
+        };
         println!("the cloud {how}: https://{} (context {context})", marker.address);
     }
     Ok(0)
@@ -129,7 +133,9 @@ fn adopt_context(global: &Global, root: &Path) -> Result<String> {
     let context: &Context = admin.contexts.get("local").context("the server left no context: its log says why")?;
     let path = file(global)?;
     let mut all = Contexts::load(&path)?;
-    let name = global.context.clone().unwrap_or_else(|| if root == Path::new("/") { "local".to_owned() } else { format!("local:{}", root.display()) });
+    let name = global.context.clone().unwrap_or_else(|| {
+        if root == Path::new("/") { "local".to_owned() } else { format!("local:{}", root.display()) }
+    });
     let project = all.contexts.get(&name).and_then(|c| c.project.clone());
     all.contexts.insert(name.clone(), Context { project, ..context.clone() });
     if global.context.is_some() || all.current.is_none() || root == Path::new("/") || all.contexts.len() == 1 {
@@ -140,7 +146,9 @@ fn adopt_context(global: &Global, root: &Path) -> Result<String> {
 }
 
 fn absolute(root: &Path) -> Result<std::path::PathBuf> {
-    fs::create_dir_all(root).and_then(|()| fs::canonicalize(root)).with_context(|| format!("cannot use {} as the root of a cloud", root.display()))
+    fs::create_dir_all(root)
+        .and_then(|()| fs::canonicalize(root))
+        .with_context(|| format!("cannot use {} as the root of a cloud", root.display()))
 }
 
 /// Stops the server and everything that it runs; leaves nothing but the data.
@@ -186,8 +194,17 @@ pub(crate) async fn status(global: &Global, args: &RootArgs) -> Result<u8> {
     };
     let client = local_client(root, &marker)?;
     let ping = client.ping().send().await.context("the server does not answer")?.into_inner();
-    let nodes = client.node_list().limit(1000).send().await.context("the server does not list its nodes")?.into_inner().items;
-    let instances = client.instance_list().all_projects(true).limit(1000).send().await.context("the server does not list its instances")?.into_inner().items;
+    let nodes =
+        client.node_list().limit(1000).send().await.context("the server does not list its nodes")?.into_inner().items;
+    let instances = client
+        .instance_list()
+        .all_projects(true)
+        .limit(1000)
+        .send()
+        .await
+        .context("the server does not list its instances")?
+        .into_inner()
+        .items;
     let running = instances.iter().filter(|i| i.status.state == InstanceState::Running).count();
     if global.output == cli::args::Format::Json {
         let text = serde_json::json!({ "address": marker.address, "pid": marker.process.pid, "version": ping.version, "cloud": ping.cloud, "nodes": nodes.len(), "instances": instances.len(), "running": running });
@@ -199,7 +216,14 @@ pub(crate) async fn status(global: &Global, args: &RootArgs) -> Result<u8> {
         let (have, promised) = (&node.status.facts.capacity, &node.status.reserved);
         println!(
             "node {} is {}: cpu {}/{}, memory {}/{}, disk {}/{} promised",
-            node.metadata.name, node.status.state, promised.cpu, have.cpu, promised.memory.human(), have.memory.human(), promised.disk.human(), have.disk.human()
+            node.metadata.name,
+            node.status.state,
+            promised.cpu,
+            have.cpu,
+            promised.memory.human(),
+            have.memory.human(),
+            promised.disk.human(),
+            have.disk.human()
         );
         for driver in node.status.facts.drivers.iter().filter(|d| d.message.is_some()) {
             println!("  {}: {}", driver.driver, driver.message.as_deref().unwrap_or_default());

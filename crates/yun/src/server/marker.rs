@@ -35,7 +35,9 @@ impl Marker {
     pub(crate) fn write(&self, host: &Host) -> Result<()> {
         let path = Self::path(host);
         let draft = path.with_extension("new");
-        fs::write(&draft, serde_json::to_vec(self)?).and_then(|()| fs::rename(&draft, &path)).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(&draft, serde_json::to_vec(self)?)
+            .and_then(|()| fs::rename(&draft, &path))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The server of this root, if it lives.

@@ -33,7 +33,9 @@ pub(crate) async fn run(args: &UpArgs) -> Result<()> {
     marker.write(&host)?;
     tracing::info!(address = %cloud.address, cloud = %host.cloud(), root = %root.display(), "the cloud is up");
 
-    let ended = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } };
+    let ended = async {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    };
     let joining = async {
         cloud.joined().await;
         marker.joined = true;
@@ -52,7 +54,9 @@ pub(crate) async fn run(args: &UpArgs) -> Result<()> {
 /// Only root can make networks, mounts and cgroups.
 pub(crate) fn require_root() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("yun needs root to make networks, VMs and containers: run it with sudo (commands that only talk to a server do not need root)");
+        bail!(
+            "yun needs root to make networks, VMs and containers: run it with sudo (commands that only talk to a server do not need root)"
+        );
     }
     Ok(())
 }

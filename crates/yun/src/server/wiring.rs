@@ -6,16 +6,20 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use yun_agent::{Agent, AgentConfig, AgentHandle, Drivers, Inventory};
-use yun_control::{core::{Control, ControlConfig}, node::LocalLink};
+use yun_control::{
+    core::{Control, ControlConfig},
+    node::LocalLink,
+};
 use yun_engine::{
     clock::{Clock, SystemClock},
     tasks::Tasks,
 };
 use yun_linux::{
     container::ContainerDriver,
+    daemon::ProcessId,
     host::{
         Host,
         inventory::{UsageMeter, inventory},
@@ -24,7 +28,7 @@ use yun_linux::{
     network::LinuxNetwork,
     vm::{AccelChoice, VmDriver, VmDriverOptions},
 };
-use yun_store::{Options, SqliteStore, Store};
+use yun_store::{Options, SqliteStore, Store, StoreError};
 use yun_types::{NodeFacts, NodeUsage};
 
 use super::config::{self, Config};
@@ -69,7 +73,7 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
     let tasks = Tasks::new(Arc::clone(&clock));
     let state = host.state().join("state");
     std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state, Options::default())?);
+    let store: Arc<dyn Store> = Arc::new(open_state(&state).await?);
     let control = ControlConfig {
         cloud: host.cloud(),
         directory: host.state().to_owned(),
@@ -80,6 +84,9 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
     };
     let control = Arc::new(Control::open(control, store, Arc::clone(&clock), tasks.clone()).await?);
     let running = yun_control::start(Arc::clone(&control)).await?;
+    if !yun_linux::host::listener::answer_at_once(running.address).unwrap_or(false) {
+        tracing::warn!(address = %running.address, "cannot make connections answer at once: some answers will come 40 ms late");
+    }
     leave_context(&control, root, running.address).await?;
 
     let link = Arc::new(LocalLink(Arc::clone(&control)));
@@ -90,6 +97,23 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
         tracing::warn!("this machine is still finding out what it can do; the cloud is up without it");
     }
     Ok(Cloud { address: running.address, running, agent, tasks })
+}
+
+/// Opens the state. A server that was killed a moment ago may still be on its way out.
+async fn open_state(directory: &Path) -> Result<SqliteStore> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match SqliteStore::open(directory, Options::default()) {
+            Err(StoreError::Locked { pid, .. }) if pid.is_none_or(is_gone) && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn is_gone(pid: u32) -> bool {
+    i32::try_from(pid).ok().and_then(ProcessId::of).is_none()
 }
 
 fn drivers(config: &Config, host: &Host) -> Result<Drivers> {
@@ -159,7 +183,8 @@ async fn leave_context(control: &Arc<Control>, root: &Path, address: SocketAddr)
         // The state is there and the file is not: root of this machine may always have a new one.
         (None, None) => yun_control::reissue_admin_token(control).await?,
     };
-    let ca = std::fs::read_to_string(yun_control::tls::authority_path(&control.config.directory)).context("cannot read the certificate authority")?;
+    let ca = std::fs::read_to_string(yun_control::tls::authority_path(&control.config.directory))
+        .context("cannot read the certificate authority")?;
     let context = Context { host: format!("https://{address}"), ca: Some(ca), token: Some(token), project: None };
     contexts.current = Some("local".into());
     contexts.contexts.insert("local".into(), context);

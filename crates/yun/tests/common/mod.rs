@@ -1,5 +1,11 @@
 //! A real server on a root of its own, for tests, and the command line that talks to it.
-#![allow(dead_code, unreachable_pub, clippy::disallowed_methods, clippy::unwrap_used, reason = "shared by several test programs, which start the real program")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "shared by several test programs, which start the real program"
+)]
 
 use serde_json::Value;
 use std::{
@@ -126,7 +132,11 @@ impl Cloud {
     /// The command line, ready to run.
     pub fn command(&self, words: &[impl AsRef<std::ffi::OsStr>]) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.args(words).env("YUN_ROOT", self.root()).env("YUN_CONFIG", self.root().join("config.toml")).env("NO_COLOR", "1");
+        command
+            .args(words)
+            .env("YUN_ROOT", self.root())
+            .env("YUN_CONFIG", self.root().join("config.toml"))
+            .env("NO_COLOR", "1");
         for name in ["YUN_HOST", "YUN_TOKEN", "YUN_PROJECT", "YUN_CONTEXT"] {
             command.env_remove(name);
         }
@@ -206,7 +216,12 @@ impl Cloud {
             }
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        found.extend(mounts.lines().filter(|l| l.contains(&root) || l.contains(&format!("yun-{short}"))).map(|l| format!("mount {l}")));
+        found.extend(
+            mounts
+                .lines()
+                .filter(|l| l.contains(&root) || l.contains(&format!("yun-{short}")))
+                .map(|l| format!("mount {l}")),
+        );
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             let directory = hierarchy.path().join(format!("yun-{short}"));
             if directory.is_dir() {
@@ -220,7 +235,9 @@ impl Cloud {
             }
         }
         let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
-        found.extend(text(&tables.stdout).lines().filter(|l| l.contains(&format!("yun_{short}_"))).map(|l| format!("rules {l}")));
+        found.extend(
+            text(&tables.stdout).lines().filter(|l| l.contains(&format!("yun_{short}_"))).map(|l| format!("rules {l}")),
+        );
         for run in [self.root().join("run/yun"), PathBuf::from(format!("/run/yun-{short}"))] {
             for part in ["netns", "net", "i"] {
                 let entries = std::fs::read_dir(run.join(part)).into_iter().flatten().flatten();
@@ -284,7 +301,8 @@ pub fn busybox_root(directory: &Path) {
     for name in run("/bin/busybox", &["--list"]).lines().filter(|n| *n != "busybox") {
         std::os::unix::fs::symlink("busybox", directory.join("bin").join(name)).unwrap();
     }
-    std::fs::write(directory.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n").unwrap();
+    std::fs::write(directory.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+        .unwrap();
     std::fs::write(directory.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n").unwrap();
 }
 
@@ -298,7 +316,8 @@ pub fn tarred(directory: &Path) -> String {
 /// Runs a program of the host, which must succeed.
 #[track_caller]
 pub fn run(program: &str, words: &[&str]) -> String {
-    let output = Command::new(program).args(words).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let output =
+        Command::new(program).args(words).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{program}: {e}"));
     assert!(output.status.success(), "{program} {}: {}", words.join(" "), text(&output.stderr));
     text(&output.stdout)
 }

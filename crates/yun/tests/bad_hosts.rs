@@ -1,5 +1,5 @@
 //! Hosts on which something is missing or wrong: the server says what, and how to mend it.
-#![allow(clippy::disallowed_methods, reason = "runs the real command line")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs the real command line")]
 
 mod common;
 
@@ -66,7 +66,18 @@ fn programs_that_are_missing_are_named_with_their_package() {
             "{name}: {message}"
         );
     }
-    let (code, why) = cloud.fails(&["launch", "box", "web", "--size", "cpu:0.05,memory:32M,disk:10M", "--wait", "1"]);
+    let (code, why) = cloud.fails(&[
+        "launch",
+        "box",
+        "web",
+        "--size",
+        "cpu:0.05,memory:32M,disk:10M",
+        "--wait",
+        "1",
+        "--",
+        "sleep",
+        "1000",
+    ]);
     assert!(code != 0 && why.contains("web") && why.contains("crun") && why.contains("apt-get install crun"), "{why}");
     let explained = cloud.ok(&["explain", "instance", "web"]);
     assert!(explained.contains("no driver") && explained.contains("crun"), "{explained}");

@@ -1,5 +1,5 @@
 //! Images that are damaged, hostile or for another machine, at the command line of the real program.
-#![allow(clippy::disallowed_methods, reason = "runs the real command line")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs the real command line")]
 
 mod common;
 

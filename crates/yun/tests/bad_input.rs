@@ -1,5 +1,5 @@
 //! Bad input at the command line of the real program: each refusal names the object, the reason and the way out.
-#![allow(clippy::disallowed_methods, reason = "runs the real command line")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs the real command line")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What belongs to the command line as a whole: forms of output, contexts, tokens and roles, projects and quotas, doctor, completion.
-#![allow(clippy::disallowed_methods, reason = "runs the real command line")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs the real command line")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Images at the command line of the real program: each form is taken in, runs, and can be removed when nobody needs it.
-#![allow(clippy::disallowed_methods, reason = "runs the real command line")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs the real command line")]
 
 mod common;
 

@@ -306,7 +306,7 @@ async fn verification_is_remembered() {
     let refused = ops::verify(&cloud.c, &admin(), &name("default"), "rotten").await.unwrap_err();
     assert_eq!(
         (refused.code.as_ref(), refused.message.as_str()),
-        ("ImageDamaged", "its content is not what its digest says; import it again")
+        ("ImageDamaged", "image rotten is not as it was: its content is not what its digest says; import it again")
     );
 }
 

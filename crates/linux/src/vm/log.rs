@@ -218,6 +218,10 @@ fn plain(text: &str) -> String {
                         break;
                     }
                 }
+            } else {
+                // The other sequences: intermediate characters, then a final one, as in the reset `ESC c`.
+                while chars.next_if(|c| ('\u{20}'..='\u{2f}').contains(c)).is_some() {}
+                chars.next_if(|c| ('\u{30}'..='\u{7e}').contains(c));
             }
         } else if !c.is_control() {
             out.push(c);

@@ -310,7 +310,8 @@ impl Machine {
         };
         let message = format!(
             "VM {name} does not answer on its network after {} s; {tail} (see yun console {name})",
-            waited.as_secs()
+            // A hair under the limit that somebody wrote is that limit.
+            waited.as_millis().div_ceil(1000)
         );
         DriverError::new(ErrorKind::Timeout, "BootTimeout", message)
     }

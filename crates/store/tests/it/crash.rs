@@ -26,7 +26,6 @@ fn options() -> Options {
 
 /// The process that is killed: writes as fast as it can and prints what was acknowledged. Not a test by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "started by the other tests of this file"]
 async fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };
     if let Ok(point) = std::env::var(POINT) {
@@ -68,7 +67,7 @@ fn die_at(point: &str) {
 #[allow(clippy::disallowed_methods, reason = "the process under test is this test itself")]
 fn start(dir: &Path, point: Option<&str>) -> Child {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "crash::child", "--ignored", "--nocapture"]).env(DIR, dir);
+    command.args(["--exact", "crash::child", "--nocapture"]).env(DIR, dir);
     if let Some(point) = point {
         command.env(POINT, point);
     }

@@ -33,7 +33,8 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
         let address = instance.status.address.context("the VM has no address")?;
         greeting((address, 22).into(), begun)?;
         let took = begun.elapsed();
-        let by_hand = Hand::of(&instance.metadata.id.to_string(), cloud.root())?;
+        let mac = instance.status.mac.clone().context("the VM has no hardware address")?;
+        let by_hand = Hand::of(&instance.metadata.id.to_string(), cloud.root(), address, mac)?;
         let operation =
             cloud.client.instance_delete().instance(name.parse::<yun_types::Name>()?).send().await?.into_inner();
         let hand_took = by_hand.start()?;
@@ -83,11 +84,13 @@ struct Hand {
     append: String,
     accel: String,
     seed: tempfile::TempPath,
+    address: Ipv4Addr,
+    mac: String,
 }
 
 impl Hand {
     /// Reads the command line of the VM's QEMU.
-    fn of(id: &str, root: &std::path::Path) -> Result<Self> {
+    fn of(id: &str, root: &std::path::Path, address: Ipv4Addr, mac: String) -> Result<Self> {
         let words = std::fs::read_dir("/proc")?
             .flatten()
             .filter_map(|e| std::fs::read(e.path().join("cmdline")).ok())
@@ -115,12 +118,20 @@ impl Hand {
             append: after("-append")?.clone(),
             accel: after("-accel")?.clone(),
             seed,
+            address,
+            mac,
         })
     }
 
     /// Starts it with user networking, waits for SSH, ends it.
     fn start(&self) -> Result<Duration> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let [a, b, c, _] = self.address.octets();
+        let (network, gateway) = (Ipv4Addr::new(a, b, c, 0), Ipv4Addr::new(a, b, c, 1));
+        // The same blank disk as yun gives it: the guest formats it at its first boot.
+        let disk = self.seed.with_extension("qcow2");
+        let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&disk).arg("1G").status()?;
+        anyhow::ensure!(made.success(), "qemu-img made no disk");
         let begun = Instant::now();
         let mut command = Command::new("qemu-system-x86_64");
         command.args([
@@ -141,12 +152,14 @@ impl Hand {
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd).args(["-append", &self.append]);
         command.args([
             "-netdev",
-            &format!("user,id=n,hostfwd=tcp:127.0.0.1:{port}-:22"),
+            // The seed gives the guest a fixed address: the emulated network has to be the one that it expects.
+            &format!("user,id=n,net={network}/24,host={gateway},hostfwd=tcp:127.0.0.1:{port}-{}:22", self.address),
             "-device",
-            "virtio-net-pci,netdev=n",
+            &format!("virtio-net-pci,netdev=n,mac={}", self.mac),
             "-device",
             "virtio-rng-pci",
         ]);
+        command.args(["-drive", &format!("file={},if=virtio,format=qcow2", disk.display())]);
         command.args([
             "-drive",
             &format!("file={},if=virtio,format=raw,readonly=on", self.seed.display()),

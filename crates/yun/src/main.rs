@@ -10,6 +10,8 @@ use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // In builds for tests the environment may name a place at which to die; in others this compiles to nothing.
+    let _places = fail::has_failpoints().then(die_where_told);
     clap_complete::CompleteEnv::with_factory(cli::args::Cli::command).complete();
     let cli = cli::args::Cli::parse();
     let quiet_json = matches!(cli.global.output, cli::args::Format::Json);
@@ -28,6 +30,17 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// Makes a panic at a fail point the end of the process, as a crash would be.
+fn die_where_told() -> fail::FailScenario<'static> {
+    if std::env::var_os("FAILPOINTS").is_some() {
+        std::panic::set_hook(Box::new(|panic| {
+            eprintln!("{panic}");
+            std::process::abort();
+        }));
+    }
+    fail::FailScenario::setup()
 }
 
 fn run(cli: cli::args::Cli) -> Result<u8> {

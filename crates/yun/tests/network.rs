@@ -139,6 +139,11 @@ fn any_port_of_an_instance_can_be_dialed_through_the_server() {
     });
     let (_, why) = cloud.fails(&["dial", "web", "81"]);
     assert!(why.contains("port 81") && why.contains("nothing listens there"), "{why}");
+    // The end of what is sent arrives, and what is said after it comes back.
+    cloud.launch("sink", &[], &["sh", "-c", "while :; do nc -l -p 9 -e sh -c 'wc -c'; done"]);
+    cloud.until("all of it arrived", || {
+        text(&cloud.fed(&["dial", "sink", "9"], &[7; 100_000]).stdout).trim() == "100000"
+    });
     // Nothing of it is published.
     let address = cloud.show("web")["status"]["address"].as_str().unwrap().to_owned();
     let mut stream = TcpStream::connect((address.as_str(), 80)).unwrap();

@@ -146,7 +146,7 @@ fn describe(c: &Control, ground: &Ground, id: InstanceId, body: &InstanceCreate)
         return Err(Refusal::bad_request(
             "WrongKind",
             format!(
-                "image {} makes a {}, and a {kind} was asked for; leave kind out, or use another image (yun image list)",
+                "image {} makes a {}, and a {kind} was asked for; leave kind out, or use another image (yun image ls)",
                 image.metadata.name, facts.kind
             ),
         ));

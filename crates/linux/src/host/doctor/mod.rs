@@ -104,7 +104,7 @@ fn disk(state: &Path) -> Finding {
         }
     };
     let found = format!("{} of {} free under {}", disk.free.human(), disk.total.human(), existing.display());
-    let mend = "yun image list, then yun image rm what is not needed; or start yun with --root on a larger disk";
+    let mend = "yun image ls, then yun image rm what is not needed; or start yun with --root on a larger disk";
     if disk.free < Bytes::mib(512) {
         Finding::problem("disk", found, mend)
     } else if disk.free < Bytes::gib(5).max(Bytes(disk.total.0 / 20)) {

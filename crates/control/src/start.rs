@@ -106,6 +106,7 @@ impl Running {
             None => tracing::warn!("some requests did not end in time and were cut off"),
         }
         control.tasks.shutdown(TASKS).await;
+        control.live.hang_up();
         for kept in [control.audit.kept().await, control.events.kept().await] {
             if let Err(error) = kept {
                 tracing::error!(%error, "the last entries of a journal are lost");

@@ -162,7 +162,12 @@ impl FakeCloud {
         agent.stop(PATIENCE).await;
         running.shutdown().await;
         tasks.shutdown(PATIENCE).await;
-        drop(control);
+        let (left, until) = (Arc::downgrade(&control), tokio::time::Instant::now() + PATIENCE);
+        drop((agent, control));
+        // Connections that are just closing hold it for a moment longer, and with it the lock on the state.
+        while left.strong_count() > 0 && tokio::time::Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
         Ok(address)
     }
 }

@@ -2,7 +2,7 @@
 //! is lost, and nothing is left behind of what was removed.
 //!
 //! `YUN_KILLS` sets the number of kills at random moments (25 by default), `YUN_SEED` their seed.
-#![allow(clippy::disallowed_methods, reason = "runs the real command line")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs the real command line")]
 
 mod common;
 

@@ -141,3 +141,43 @@ fn a_machine_that_never_boots_is_told_with_its_last_words() {
     cloud.ok(&["down"]);
     assert_eq!(cloud.leftovers(), Vec::<String>::new());
 }
+
+#[test]
+fn a_machine_comes_back_after_its_process_and_its_host() {
+    if !common::real_vms("machines that come back") {
+        return;
+    }
+    let cloud = Cloud::start();
+    cloud.ok(&["image", "build", "small-vm", "small"]);
+    // Killed in the middle of a start, the server finds the machine again.
+    let detached = cloud.ok(&["launch", "small", "vm1", "--size", SIZE, "--detach"]);
+    cloud.until("QEMU is there", || qemu(&cloud).is_some());
+    cloud.kill();
+    cloud.up();
+    assert_eq!(cloud.ok(&["operation", "wait", detached.trim()]), "succeeded\n");
+    inside(&cloud, "vm1", "echo kept > /root/file && sync").unwrap();
+    let first = qemu(&cloud).unwrap();
+
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
+    cloud.until("it was started again", || qemu(&cloud).is_some_and(|pid| pid != first) && cloud.state_of("vm1") == "running");
+    assert_eq!(cloud.show("vm1")["status"]["restarts"], 1);
+    assert_eq!(inside(&cloud, "vm1", "cat /root/file").unwrap(), "kept\n");
+
+    cloud.ok(&["down"]);
+    assert_eq!(cloud.leftovers(), Vec::<String>::new());
+    cloud.up();
+    assert_eq!(inside(&cloud, "vm1", "cat /root/file").unwrap(), "kept\n");
+    cloud.ok(&["rm", "-f", "vm1"]);
+    assert_eq!(qemu(&cloud), None);
+}
+
+/// The QEMU of the only machine.
+fn qemu(cloud: &Cloud) -> Option<i32> {
+    let root = cloud.root().to_string_lossy().into_owned();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = processes.filter_map(|e| e.file_name().to_string_lossy().parse::<i32>().ok());
+    pids.find(|pid| {
+        let line = text(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default());
+        line.starts_with("qemu-system") && line.contains(&root) && line.contains("guest=vm1") && common::alive(*pid)
+    })
+}

@@ -57,6 +57,11 @@ impl Nodes {
         self.lock().get(&node).map(|live| Arc::clone(&live.link))
     }
 
+    /// Forgets how to call every node: an agent in this process holds us, and we hold it.
+    pub(crate) fn hang_up(&self) {
+        self.lock().clear();
+    }
+
     fn register(&self, node: NodeId, link: Arc<dyn NodeLink>, heard: Duration, seen: Timestamp) {
         let mut live = self.lock();
         let usage = live.get(&node).map(|before| before.usage).unwrap_or_default();

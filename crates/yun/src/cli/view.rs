@@ -8,6 +8,12 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
 }
 
+/// What fits into a column: `yun operation show` has all of it.
+fn shortened(text: &str) -> String {
+    const WIDTH: usize = 50;
+    if text.chars().count() <= WIDTH { text.to_owned() } else { text.chars().take(WIDTH - 1).chain(['…']).collect() }
+}
+
 impl Listed for Instance {
     const COLUMNS: &'static [&'static str] = &[
         "NAME", "KIND", "STATE", "ADDRESS", "PORTS", "IMAGE", "AGE", "PROJECT", "SIZE", "NODE", "ACCEL", "RESTARTS",
@@ -166,7 +172,7 @@ impl Listed for Operation {
             self.name(),
             format!("{} {}", self.spec.kind, self.spec.target),
             self.status.state.to_string(),
-            self.status.progress.percent.map_or_else(|| self.status.progress.message.clone(), |p| format!("{p}%")),
+            self.status.progress.percent.map_or_else(|| shortened(&self.status.progress.message), |p| format!("{p}%")),
             self.spec.by.clone(),
             age(self.metadata.created, now),
             or_dash(self.metadata.project.as_ref()),

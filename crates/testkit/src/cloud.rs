@@ -22,7 +22,7 @@ use yun_engine::{
     clock::{Clock, TestClock},
     tasks::Tasks,
 };
-use yun_store::{Options, SqliteStore, Store};
+use yun_store::{Options, SqliteStore, Store, StoreError};
 use yun_types::{Arch, Bytes, CgroupVersion, CloudId, Cpu, NodeFacts, NodeUsage, Size};
 
 /// How much virtual time passes in each beat, and how long a beat takes outside.
@@ -91,7 +91,7 @@ impl FakeCloud {
         let tasks = Tasks::new(Arc::clone(&clock));
         let state = self.directory.path().join("state");
         std::fs::create_dir_all(&state)?;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state, Options::default())?);
+        let store: Arc<dyn Store> = Arc::new(open(&state).await?);
         let config = ControlConfig {
             cloud: self.cloud,
             directory: self.directory.path().to_owned(),
@@ -162,12 +162,7 @@ impl FakeCloud {
         agent.stop(PATIENCE).await;
         running.shutdown().await;
         tasks.shutdown(PATIENCE).await;
-        let (left, until) = (Arc::downgrade(&control), tokio::time::Instant::now() + PATIENCE);
         drop((agent, control));
-        // Connections that are just closing hold it for a moment longer, and with it the lock on the state.
-        while left.strong_count() > 0 && tokio::time::Instant::now() < until {
-            tokio::task::yield_now().await;
-        }
         Ok(address)
     }
 }
@@ -178,6 +173,17 @@ impl Drop for FakeCloud {
             server.tasks.abort();
         }
         self.flow.abort();
+    }
+}
+
+/// Opens the state. Connections to the server before that are just closing hold it for a moment longer.
+async fn open(directory: &Path) -> Result<SqliteStore, StoreError> {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match SqliteStore::open(directory, Options::default()) {
+            Err(StoreError::Locked { .. }) if tokio::time::Instant::now() < until => tokio::task::yield_now().await,
+            result => return result,
+        }
     }
 }
 

@@ -159,7 +159,9 @@ fn a_machine_comes_back_after_its_process_and_its_host() {
     let first = qemu(&cloud).unwrap();
 
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
-    cloud.until("it was started again", || qemu(&cloud).is_some_and(|pid| pid != first) && cloud.state_of("vm1") == "running");
+    cloud.until("it was started again", || {
+        qemu(&cloud).is_some_and(|pid| pid != first) && cloud.state_of("vm1") == "running"
+    });
     assert_eq!(cloud.show("vm1")["status"]["restarts"], 1);
     assert_eq!(inside(&cloud, "vm1", "cat /root/file").unwrap(), "kept\n");
 

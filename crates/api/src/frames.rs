@@ -6,10 +6,11 @@
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use std::io::ErrorKind;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, protocol::CloseFrame},
+    tungstenite::{Error, Message, protocol::CloseFrame},
 };
 use yun_engine::session::{Input, Output, Session, WindowSize, session};
 
@@ -132,7 +133,7 @@ pub fn connect<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                         (Output::Error(close.reason.to_string()), status_of(&close))
                     }
                     Ok(_) => continue,
-                    Err(e) => (Output::Error(format!("the connection to the server broke: {e}")), None),
+                    Err(e) => (Output::Error(broken(&e)), None),
                 };
                 match frame {
                     Output::Error(_) if status.is_none() => {
@@ -163,6 +164,17 @@ pub fn connect<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         tokio::select! { status = never => status, status = inward => status }
     };
     (session, carry)
+}
+
+fn broken(e: &Error) -> String {
+    match e {
+        Error::Io(e)
+            if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
+        {
+            "the server closed the connection: it stopped, or is being restarted; instances go on without it".to_owned()
+        }
+        e => format!("the connection to the server broke: {e}"),
+    }
 }
 
 fn status_of(close: &CloseFrame) -> Option<u16> {

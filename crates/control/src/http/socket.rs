@@ -1,7 +1,7 @@
 //! WebSockets: sessions of people, and TCP connections.
 //!
-//! The upgrade to a WebSocket is answered before a handler runs, so that a refusal travels inside: as the error frame of sessions, and in the
-//! close frame, whose code is 4000 plus the HTTP status (4403 for 403) and whose reason is as much of the message as fits. On TCP connections
+//! The upgrade to a WebSocket is answered before a handler runs, so that a refusal travels inside: as the error frame of sessions, as the only
+//! text message of TCP connections, and in the close frame, whose code is 4000 plus the HTTP status (4403 for 403) and whose reason is as much of the message as fits. On TCP connections
 //! an empty message from the client says that it will send nothing more; the server's end of data is the close frame.
 
 use crate::{core::Control, error::Refusal};
@@ -71,7 +71,10 @@ pub(super) async fn carry_stream(
                 () = control.closing.cancelled() => {}
             }
         }
-        Err(refusal) => close(&mut socket, &refusal).await,
+        Err(refusal) => {
+            let _ = socket.send(Message::Text(Utf8Bytes::from(&refusal.message))).await;
+            close(&mut socket, &refusal).await;
+        }
     }
     Ok(())
 }

@@ -88,8 +88,9 @@ async fn carry(socket: WebSocketStream<reqwest::Upgraded>, manner: Manner) -> Re
 }
 
 /// Why a connection was closed, with the exit code of the refusal if it was one.
-fn closed(close: &CloseFrame) -> anyhow::Error {
-    refused(u16::from(close.code).saturating_sub(frames::REFUSED), close.reason.to_string(), None)
+fn closed(close: &CloseFrame, why: Option<String>) -> anyhow::Error {
+    let message = why.unwrap_or_else(|| close.reason.to_string());
+    refused(u16::from(close.code).saturating_sub(frames::REFUSED), message, None)
 }
 
 /// Connects standard input and output to a port of an instance.
@@ -115,13 +116,14 @@ pub(crate) async fn dial(cloud: &Cloud, word: &str, port: u16) -> Result<Code> {
         }
     };
     let inward = async {
-        let mut stdout = tokio::io::stdout();
+        let (mut stdout, mut why) = (tokio::io::stdout(), None);
         while let Some(Ok(message)) = from_server.next().await {
             match message {
                 Message::Binary(bytes) if stdout.write_all(&bytes).await.is_err() || stdout.flush().await.is_err() => {
                     break;
                 }
-                Message::Close(Some(close)) if !close.reason.is_empty() => return Err(closed(&close)),
+                Message::Text(text) => why = Some(text.to_string()),
+                Message::Close(Some(close)) if !close.reason.is_empty() => return Err(closed(&close, why)),
                 _ => {}
             }
         }
@@ -197,10 +199,14 @@ async fn greeting(cloud: &Cloud, id: &str, port: u16) -> Result<()> {
             cloud.client.instance_dial().project(cloud.project.clone()).instance(name).port(port).send().await,
         )
         .await?;
-        match socket.next().await {
-            Some(Ok(Message::Binary(bytes))) if !bytes.is_empty() => Ok(()),
-            Some(Ok(Message::Close(Some(close)))) => Err(closed(&close)),
-            _ => bail!("port {port} closed the connection"),
+        let mut why = None;
+        loop {
+            match socket.next().await {
+                Some(Ok(Message::Binary(bytes))) if !bytes.is_empty() => return Ok(()),
+                Some(Ok(Message::Text(text))) => why = Some(text.to_string()),
+                Some(Ok(Message::Close(Some(close)))) => return Err(closed(&close, why)),
+                _ => bail!("port {port} closed the connection"),
+            }
         }
     };
     tokio::time::timeout(Duration::from_secs(5), attempt).await.context("no greeting")?

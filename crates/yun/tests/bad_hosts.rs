@@ -156,8 +156,10 @@ fn a_full_disk_is_said_and_nothing_is_lost() {
     if !common::real("a full disk") {
         return;
     }
-    let cloud = Cloud::cold();
-    let disk = SmallDisk::at(cloud.state(), "300M");
+    let cold = Cloud::cold();
+    let disk = SmallDisk::at(cold.state(), "300M");
+    // Ends before its disk does, also when the test fails.
+    let cloud = cold;
     cloud.up();
     let root = cloud.root().join("box");
     common::busybox_root(&root);
@@ -189,8 +191,7 @@ fn a_full_disk_is_said_and_nothing_is_lost() {
     cloud.up();
     assert_eq!(cloud.state_of("web"), "running");
     assert!(cloud.ok(&["project", "ls", "-o", "name"]).contains(&name));
-    cloud.ok(&["down"]);
-    drop(disk);
+    drop((cloud, disk));
 }
 
 #[test]

@@ -48,12 +48,10 @@ impl Default for Size {
     }
 }
 
-impl FromStr for Size {
-    type Err = Invalid;
-
-    /// Parts that are left out keep their default (`cpu:1,memory:512Mi,disk:2Gi`).
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let mut size = Self::default();
+impl Size {
+    /// This size with the parts that `text` names, as in `memory:4G`.
+    pub fn with(self, text: &str) -> Result<Self, Invalid> {
+        let mut size = self;
         let mut seen: Vec<&str> = Vec::new();
         for part in text.split(',') {
             let (field, value) = part.trim().split_once([':', '=']).ok_or_else(|| {
@@ -80,6 +78,15 @@ impl FromStr for Size {
             seen.push(field);
         }
         Self::new(size.cpu, size.memory, size.disk)
+    }
+}
+
+impl FromStr for Size {
+    type Err = Invalid;
+
+    /// Parts that are left out keep their default (`cpu:1,memory:512Mi,disk:2Gi`).
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        Self::default().with(text)
     }
 }
 
@@ -130,6 +137,7 @@ mod tests {
         assert_eq!(size, Size { cpu: Cpu(2000), memory: Bytes(4_000_000_000), disk: Bytes(50_000_000_000) });
         assert_eq!(size.to_string(), "cpu:2,memory:4G,disk:50G");
         assert_eq!("memory:1Gi".parse::<Size>().unwrap().cpu, Cpu(1000));
+        assert_eq!(size.with("cpu:1").unwrap().to_string(), "cpu:1,memory:4G,disk:50G");
     }
 
     #[test]

@@ -366,6 +366,9 @@ fn a_container_changes_while_it_runs() {
     cloud.ok(&["set", "web", "--publish", "none", "--label", "tier-", "--restart", "never"]);
     cloud.until("the port is closed", || common::http("127.0.0.1", port).is_none());
     assert!(cloud.show("web")["metadata"]["labels"].as_object().is_none_or(|labels| !labels.contains_key("tier")));
+    // Parts of a size that are left out stay as they are.
+    cloud.ok(&["set", "web", "--size", "memory:50M"]);
+    assert_eq!(cloud.show("web")["spec"]["size"], serde_json::json!({ "cpu": "0.2", "memory": "50M", "disk": "20M" }));
     // What needs a restart says so.
     let said = cloud.ok(&["set", "web", "--env", "NEW=1"]);
     assert!(said.contains("restart"), "{said}");

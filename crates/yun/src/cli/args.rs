@@ -334,9 +334,9 @@ pub(crate) struct SetArgs {
     /// Its name or id
     #[arg(add = ArgValueCompleter::new(complete::instances))]
     pub(crate) instance: String,
-    /// What it gets
-    #[arg(long, short = 's')]
-    pub(crate) size: Option<Size>,
+    /// What it gets; parts that are left out stay as they are
+    #[arg(long, short = 's', value_parser = parse_change)]
+    pub(crate) size: Option<String>,
     /// Its published ports, all of them ("none" for none)
     #[arg(long, value_name = "PORT")]
     pub(crate) publish: Vec<String>,
@@ -703,6 +703,11 @@ pub(crate) enum ConfigCommand {
         /// Its name
         name: String,
     },
+}
+
+/// Checks a change of a size, before anybody knows the size that it changes.
+fn parse_change(text: &str) -> Result<String, yun_types::Invalid> {
+    text.parse::<Size>().map(|_| text.to_owned())
 }
 
 fn parse_base(text: &str) -> Result<RecipeBase, String> {

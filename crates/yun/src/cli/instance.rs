@@ -147,7 +147,9 @@ pub(crate) async fn set(cloud: &Cloud, args: SetArgs) -> Result<Code> {
             _ => spec.container.env.extend(words::environment(std::slice::from_ref(word), &[] as &[&str])?),
         }
     }
-    spec.size = args.size.unwrap_or(spec.size);
+    if let Some(change) = &args.size {
+        spec.size = spec.size.with(change)?;
+    }
     spec.restart = args.restart.unwrap_or(spec.restart);
     if !args.publish.is_empty() {
         spec.publish = args.publish.iter().filter(|p| *p != "none").map(|p| p.parse()).collect::<Result<_, _>>()?;

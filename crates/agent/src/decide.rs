@@ -10,7 +10,7 @@ use crate::ledger::{Ending, Entry, Phase, Then};
 use std::time::Duration;
 use yun_drivers::ErrorKind;
 use yun_engine::{backoff::Backoff, clock::after};
-use yun_types::{Exit, InstanceKind, Power, RestartPolicy, Timestamp};
+use yun_types::{Exit, HealthState, InstanceKind, Power, RestartPolicy, Timestamp, WhenUnhealthy};
 
 /// The pauses before restarts by policy. Without jitter: people count along, and starts are throttled by the node anyway.
 pub(crate) const RESTARTS: Backoff =
@@ -175,6 +175,9 @@ fn live(view: View<'_>) -> Step {
     if unattached(view) {
         return Step::Reattach;
     }
+    if unhealthy(entry).is_some() && *view.seen == Seen::Running {
+        return Step::Stop { then: Then::Policy, grace: grace(entry) };
+    }
     match (spec.power, view.seen) {
         (Power::Paused, Seen::Running) => Step::Pause,
         (Power::Running, Seen::Paused) => Step::Resume,
@@ -192,6 +195,10 @@ fn down(view: View<'_>, exit: Option<Exit>) -> Step {
             Step::Settle(Settled { to: Rest::Finished, ending: entry.ending.clone(), exit, streak: 0 })
         }
         Phase::Stopping(_) | Phase::Running if !wanted => stopped(exit),
+        Phase::Stopping(Then::Policy) if !asked => {
+            let ending = entry.ending.clone().unwrap_or_else(|| ill(""));
+            Step::Settle(settle(entry, ending, exit, streak(entry, exit, view.now), view.now))
+        }
         Phase::Stopping(_) => Step::Begin(Cause::User),
         Phase::Running if asked => Step::Begin(Cause::User),
         Phase::Running if entry.boot_id != view.boot_id => rebooted(entry, exit),
@@ -265,10 +272,29 @@ fn ended(entry: &Entry, exit: Option<Exit>, now: Timestamp) -> Settled {
         Some(Exit { code: 0, .. }) => ("Completed", "it ended by itself, with success".to_owned()),
         Some(Exit { code, .. }) => ("Exited", format!("it ended by itself with code {code}; see yun logs")),
     };
+    let streak = streak(entry, exit, now);
+    settle(entry, Ending { failed, ran: true, reason: reason.into(), message: what }, exit, streak, now)
+}
+
+/// The restarts in a row that count when it ends.
+fn streak(entry: &Entry, exit: Option<Exit>, now: Timestamp) -> u32 {
     let end = exit.map_or(now, |exit| exit.at);
     let well = entry.started.is_some_and(|started| end >= after(started, WELL_AFTER));
-    let streak = if well { 0 } else { entry.streak };
-    settle(entry, Ending { failed, ran: true, reason: reason.into(), message: what }, exit, streak, now)
+    if well { 0 } else { entry.streak }
+}
+
+/// Why it should be ended, if its health says so and its user wants that.
+pub(crate) fn unhealthy(entry: &Entry) -> Option<Ending> {
+    let check = entry.desired.spec.container.health.as_ref()?;
+    let health = entry.health.as_ref()?;
+    let ends = check.when_unhealthy == WhenUnhealthy::Restart && health.state == HealthState::Unhealthy;
+    ends.then(|| ill(health.output.as_deref().unwrap_or_default()))
+}
+
+fn ill(output: &str) -> Ending {
+    let first = output.lines().last().unwrap_or_default();
+    let message = format!("its health check failed too often in a row: {first}");
+    Ending { failed: true, ran: true, reason: "Unhealthy".into(), message }
 }
 
 /// What it means that an instance could not be started.

@@ -17,7 +17,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 use yun_drivers::{Attachment, InstanceHandle};
-use yun_types::{DesiredInstance, DesiredNetwork, Exit, Generation, InstanceId, InstanceSpec, NetworkId, Timestamp};
+use yun_types::{
+    DesiredInstance, DesiredNetwork, Exit, Generation, HealthStatus, InstanceId, InstanceSpec, NetworkId, Timestamp,
+};
 
 /// The form of entries. A newer one that this program does not know is left alone.
 const VERSION: u32 = 1;
@@ -65,6 +67,8 @@ pub(crate) enum Then {
     Again,
     /// Nothing: it failed, as `ending` says.
     Fail,
+    /// What its restart policy says: it failed, as `ending` says.
+    Policy,
 }
 
 /// Why an instance does not run, or what troubles it.
@@ -117,6 +121,9 @@ pub(crate) struct Entry {
     pub(crate) ending: Option<Ending>,
     /// The guest has answered since the start.
     pub(crate) answered: bool,
+    /// What it answered to its health check since the start.
+    #[serde(default)]
+    pub(crate) health: Option<HealthStatus>,
 }
 
 impl Entry {
@@ -139,6 +146,7 @@ impl Entry {
             exit: None,
             ending: None,
             answered: false,
+            health: None,
             desired,
         }
     }

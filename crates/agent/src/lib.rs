@@ -21,6 +21,7 @@ mod config;
 mod decide;
 mod events;
 mod halt;
+mod health;
 mod images;
 mod ledger;
 mod link;

@@ -6,6 +6,7 @@
 
 use crate::{
     decide::{Seen, Step, View, could_not_start, decide},
+    health::{self, Answer, Asker},
     images,
     ledger::{Ending, Entry, Phase},
     node::{Node, Order},
@@ -20,7 +21,9 @@ use yun_engine::{
     clock::{after, until},
     tasks::{Task, panic_text},
 };
-use yun_types::{DesiredInstance, Exit, InstanceKind, InstanceReport, Power, Timestamp};
+use yun_types::{
+    DesiredInstance, Exit, HealthCheck, HealthState, InstanceKind, InstanceReport, Power, Severity, Timestamp,
+};
 
 /// The pauses after steps that failed, other than starts: those follow the restart policy.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10), jitter: 20 };
@@ -30,6 +33,9 @@ const BOOT_TIMEOUT: u32 = 300;
 
 /// The pause between two questions to a guest whose driver could not tell.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest pause between questions about the health of what is still starting.
+const FIRST_QUESTIONS: Duration = Duration::from_secs(1);
 
 /// What others may know of an instance.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +59,9 @@ pub(crate) struct Owner {
     pub(crate) boot_failure: Option<Ending>,
     exit: Option<BoxFuture<'static, Result<Option<Exit>>>>,
     boot: Option<BoxFuture<'static, Result<()>>>,
+    /// The question about its health that is under way or planned, and the check that it belongs to.
+    health: Option<BoxFuture<'static, Answer>>,
+    asks: Option<HealthCheck>,
     trouble: Option<Trouble>,
     tries: Tries,
     shown: watch::Sender<Shown>,
@@ -77,6 +86,8 @@ impl Owner {
             boot_failure: None,
             exit: None,
             boot: None,
+            health: None,
+            asks: None,
             trouble: None,
             tries: Tries::new(RETRY, seed),
             shown,
@@ -215,6 +226,7 @@ impl Owner {
             _ = mailbox.changed() => mailbox.mark_changed(),
             exit = first(&mut self.exit) => self.ended(exit),
             answer = first(&mut self.boot) => self.answered(answer),
+            answer = first(&mut self.health) => self.asked(answer),
             () = alarm => {}
         }
     }
@@ -231,7 +243,55 @@ impl Owner {
             self.exit = Some(Box::pin(async move { driver.wait(&handle).await }));
         }
         if self.boot.is_none() && !self.entry.answered && self.boot_failure.is_none() && self.seen == Seen::Running {
-            self.boot = Some(self.ask_guest(handle, Duration::ZERO));
+            self.boot = Some(self.ask_guest(handle.clone(), Duration::ZERO));
+        }
+        self.watch_health(handle);
+    }
+
+    /// Plans the next question about its health. A frozen one cannot answer.
+    fn watch_health(&mut self, handle: InstanceHandle) {
+        let check = self.entry.desired.spec.container.health.clone().filter(|_| self.seen == Seen::Running);
+        if check != self.asks {
+            self.health = None;
+            if check.is_none() && self.seen == Seen::Running {
+                self.entry.health = None;
+            }
+            self.asks.clone_from(&check);
+        }
+        let Some(check) = check.filter(|_| self.health.is_none()) else { return };
+        // The first one comes soon: most programs are ready at once, and whoever waits for health waits for that.
+        let starting = self.entry.health.as_ref().is_none_or(|health| health.state == HealthState::Starting);
+        let pause = check.interval.duration().min(if starting { FIRST_QUESTIONS } else { Duration::MAX });
+        let asker = Asker {
+            node: self.node.clone(),
+            driver: self.driver.clone(),
+            handle,
+            check,
+            host: self.entry.desired.domain(),
+        };
+        self.health = Some(Box::pin(asker.ask(pause)));
+    }
+
+    /// An answer about its health came. Only what changes something for anybody is told.
+    fn asked(&mut self, answer: Answer) {
+        let Some(check) = self.asks.clone() else { return };
+        let before = self.entry.health.clone().unwrap_or_default();
+        let now = health::judge(&check, &before, self.entry.started, answer, self.node.clock.now());
+        let told = (before.state, before.failures, &before.output) != (now.state, now.failures, &now.output);
+        if now.state != before.state {
+            let output = now.output.as_deref().unwrap_or_default();
+            let (severity, reason) = match now.state {
+                HealthState::Unhealthy => (Severity::Warning, "Unhealthy"),
+                _ => (Severity::Normal, "Healthy"),
+            };
+            self.node.events.tell(self.entry.id(), severity, reason, format!("its health check says: {output}"));
+        }
+        if told || before.checked.is_none() {
+            let changed = now.state != before.state;
+            self.entry.health = Some(now);
+            if changed && let Err(error) = self.save() {
+                self.stumble(error);
+            }
         }
     }
 
@@ -239,6 +299,8 @@ impl Owner {
     pub(crate) fn unwatch(&mut self) {
         self.exit = None;
         self.boot = None;
+        self.health = None;
+        self.asks = None;
     }
 
     fn ask_guest(&self, handle: InstanceHandle, pause: Duration) -> BoxFuture<'static, Result<()>> {

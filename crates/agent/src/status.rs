@@ -4,7 +4,10 @@ use crate::{
     decide::Seen,
     ledger::{Ending, Entry, Phase},
 };
-use yun_types::{Accel, InstanceKind, InstanceReport, InstanceSpec, InstanceState, ObservedInstance, ObservedState};
+use yun_types::{
+    Accel, ContainerOptions, HealthStatus, InstanceKind, InstanceReport, InstanceSpec, InstanceState, ObservedInstance,
+    ObservedState,
+};
 
 /// What is known beside the ledger.
 #[derive(Debug, Clone, Copy)]
@@ -47,10 +50,18 @@ fn observed_state(entry: &Entry, around: Around<'_>) -> Option<ObservedState> {
         accel: around.accel.filter(|_| entry.desired.kind == InstanceKind::Vm).map(|accel| accel.to_string()),
         started: entry.started,
         exit: entry.exit,
+        health: health(entry, state),
         restarts: entry.restarts,
         next_restart: entry.next_restart,
         restart_count: entry.restart_count,
     })
+}
+
+/// Only what runs is well or ill.
+fn health(entry: &Entry, state: InstanceState) -> Option<HealthStatus> {
+    entry.desired.spec.container.health.as_ref()?;
+    let runs = matches!(state, InstanceState::Running | InstanceState::Paused);
+    runs.then(|| entry.health.clone().unwrap_or_default())
 }
 
 fn state(entry: &Entry, seen: &Seen) -> Option<InstanceState> {
@@ -97,9 +108,11 @@ fn remark(entry: &Entry, state: InstanceState) -> Option<(String, String)> {
 /// The parts of a spec that a running instance cannot take on.
 fn needs_restart(runs_with: &InstanceSpec, wanted: &InstanceSpec) -> Vec<&'static str> {
     let vm = runs_with.vm.ssh_keys != wanted.vm.ssh_keys || runs_with.vm.user_data != wanted.vm.user_data;
+    // Health is asked anew at once.
+    let container = ContainerOptions { health: wanted.container.health.clone(), ..runs_with.container.clone() };
     let parts = [
         ("size", runs_with.size != wanted.size),
-        ("container settings", runs_with.container != wanted.container),
+        ("container settings", container != wanted.container),
         ("VM settings", vm),
     ];
     parts.into_iter().filter(|(_, changed)| *changed).map(|(part, _)| part).collect()

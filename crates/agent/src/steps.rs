@@ -89,6 +89,7 @@ impl Owner {
             Cause::Reboot => {}
         }
         entry.phase = Phase::Starting;
+        entry.health = None;
         entry.restart_count = entry.restart_count.max(entry.desired.spec.restart_count);
         (entry.next_restart, entry.ending) = (None, None);
         self.image = None;
@@ -185,6 +186,9 @@ impl Owner {
     }
 
     async fn stop(&mut self, then: Then, grace: Duration) -> Result<()> {
+        if then == Then::Policy {
+            self.entry.ending = crate::decide::unhealthy(&self.entry).or(self.entry.ending.take());
+        }
         if then == Then::Fail {
             self.entry.ending = self.boot_failure.take().or(self.entry.ending.take());
         }

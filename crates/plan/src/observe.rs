@@ -62,6 +62,7 @@ fn take(after: &mut Instance, seen: &ObservedState) {
     // The last start and the last end stay known while the next ones are under way.
     status.started = seen.started.or(status.started);
     status.exit = seen.exit.or(status.exit);
+    status.health.clone_from(&seen.health);
     status.restarts = seen.restarts;
     status.next_restart = seen.next_restart;
     status.restart_count = status.restart_count.max(seen.restart_count);

@@ -1,5 +1,7 @@
 //! What can be said about an instance's spec without looking at anything else: forms, limits, and what belongs to which kind.
 
+mod isolation;
+
 use crate::{Refused, ports};
 use std::collections::BTreeSet;
 use yun_types::{Bytes, ContainerOptions, InstanceKind, InstanceSpec, Mount, VmOptions};
@@ -125,6 +127,11 @@ fn check_container(options: &ContainerOptions, trust: Trust) -> Result<(), Refus
     if let Some(signal) = options.stop_signal.as_ref().filter(|signal| !is_signal(signal)) {
         return bad(format!("stop_signal {signal:?} is unknown: use a name or a number, as in SIGTERM, TERM or 15"));
     }
+    if let Some(health) = &options.health {
+        isolation::check_health(health)?;
+    }
+    isolation::check_io(&options.io)?;
+    isolation::check_security(&options.security, trust)?;
     check_mounts(&options.mounts, trust)
 }
 

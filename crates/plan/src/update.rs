@@ -4,7 +4,7 @@ use crate::{
     Refused,
     lifecycle::{self, Action, Step},
 };
-use yun_types::{Instance, InstanceSpec, InstanceState as State, Power};
+use yun_types::{ContainerOptions, Instance, InstanceSpec, InstanceState as State, Power};
 
 /// What an allowed change leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,8 @@ fn check_power(instance: &Instance, after: Power) -> Result<(), Refused> {
 
 /// What a process reads only when it starts.
 fn counts_later(before: &InstanceSpec, after: &InstanceSpec) -> bool {
-    before.size != after.size || before.container != after.container || before.vm != after.vm
+    let container = ContainerOptions { health: after.container.health.clone(), ..before.container.clone() };
+    before.size != after.size || container != after.container || before.vm != after.vm
 }
 
 fn alive(instance: &Instance) -> bool {

@@ -4,8 +4,8 @@
 //! a node refuses work with a smaller one than it has seen, so that a message from the past cannot start a twin.
 
 use crate::{
-    Exit, Generation, ImagePin, InstanceId, InstanceKind, InstanceSpec, InstanceState, Name, NetworkId, NetworkSpec,
-    PublishedPort, Timestamp, instance_domain,
+    Exit, Generation, HealthStatus, ImagePin, InstanceId, InstanceKind, InstanceSpec, InstanceState, Name, NetworkId,
+    NetworkSpec, PublishedPort, Timestamp, instance_domain,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -157,6 +157,9 @@ pub struct ObservedState {
     /// How it last ended.
     #[serde(default)]
     pub exit: Option<Exit>,
+    /// What it last answered to its health check.
+    #[serde(default)]
+    pub health: Option<HealthStatus>,
     /// Restarts by policy since the last start that a user asked for.
     #[serde(default)]
     pub restarts: u32,

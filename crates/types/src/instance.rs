@@ -11,7 +11,10 @@
 //! ```
 //! `hibernated` and `migrating` are part of the vocabulary; nothing enters them yet.
 
-use crate::{Bytes, Digest, Generation, ImageId, Invalid, Metadata, Name, NodeId, PublishedPort, Size, Timestamp};
+use crate::{
+    Bytes, Digest, Generation, HealthCheck, HealthStatus, ImageId, Invalid, IoLimits, Metadata, Name, NodeId,
+    PublishedPort, Security, Size, Timestamp,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
@@ -199,6 +202,15 @@ pub struct ContainerOptions {
     /// What appears in its file tree.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// How its health is asked for, if at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+    /// How it is set apart from the host.
+    #[serde(default, skip_serializing_if = "Security::is_default")]
+    pub security: Security,
+    /// How much it may read from and write to its disk.
+    #[serde(default, skip_serializing_if = "IoLimits::is_default")]
+    pub io: IoLimits,
 }
 
 impl ContainerOptions {
@@ -353,6 +365,9 @@ pub struct InstanceStatus {
     /// How it last ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+    /// What it last answered to its health check, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthStatus>,
     /// How often it was restarted by its policy since the last start that a user asked for.
     #[serde(default)]
     pub restarts: u32,

@@ -33,7 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use yun_drivers::{DriverError, ErrorKind, Result};
 use yun_engine::session::{ExecRequest, Input, Output, Session, SessionEnd, session};
-use yun_types::Exit;
+use yun_types::{Exit, Security};
 
 /// The most that one frame carries.
 const FRAME: usize = 32 << 10;
@@ -166,8 +166,10 @@ impl Plan {
             workdir: &workdir,
             identity: &identity,
             tty: request.terminal.is_some(),
+            security: &Security::default(),
             open_files: prepare::open_files(),
         });
+        like_main(&mut process, base, identity.uid);
         if let Some(size) = request.terminal {
             process["consoleSize"] = serde_json::json!({"height": size.rows, "width": size.columns});
         }
@@ -176,6 +178,17 @@ impl Plan {
         let plan = Self { base: files.run.join(format!("x{}", &token[..10])) };
         fs::write(plan.path("json"), process.to_string()).map_err(io)?;
         Ok(Ok(plan))
+    }
+}
+
+/// A process that is added may do what the main one may, and no more.
+fn like_main(process: &mut serde_json::Value, main: &serde_json::Value, uid: u32) {
+    process["noNewPrivileges"] = main["noNewPrivileges"].clone();
+    let bounding = &main["capabilities"]["bounding"];
+    let held = if uid == 0 { bounding.clone() } else { serde_json::json!([]) };
+    process["capabilities"]["bounding"] = bounding.clone();
+    for set in ["effective", "permitted"] {
+        process["capabilities"][set] = held.clone();
     }
 }
 

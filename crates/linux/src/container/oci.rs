@@ -6,25 +6,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
-use yun_types::{Bytes, Mount};
-
-/// What root inside may do: what container engines commonly leave it.
-const CAPABILITIES: &[&str] = &[
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
+use yun_types::{Bytes, Mount, Security};
 
 /// Parts of `/proc` and `/sys` that tell about the host, or change it.
 const MASKED: &[&str] = &[
@@ -54,6 +36,7 @@ pub(super) struct ProcessSpec<'a> {
     pub(super) workdir: &'a str,
     pub(super) identity: &'a Identity,
     pub(super) tty: bool,
+    pub(super) security: &'a Security,
     /// The most open files that this host lets anybody have.
     pub(super) open_files: u64,
 }
@@ -82,7 +65,8 @@ pub(super) fn process(spec: &ProcessSpec<'_>) -> Value {
     let groups: std::collections::BTreeSet<u32> = additional.iter().copied().chain([*gid]).collect();
     let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     // Another user than root starts with none, and can get none but through files: those are in the bounding set.
-    let held: &[&str] = if *uid == 0 { CAPABILITIES } else { &[] };
+    let bounding: Vec<String> = spec.security.capabilities().iter().map(|one| format!("CAP_{one}")).collect();
+    let held: &[String] = if *uid == 0 { &bounding } else { &[] };
     let (soft, hard) = (OPEN_FILES.0.min(spec.open_files), OPEN_FILES.1.min(spec.open_files));
     json!({
         "terminal": spec.tty,
@@ -90,9 +74,9 @@ pub(super) fn process(spec: &ProcessSpec<'_>) -> Value {
         "args": spec.arguments,
         "env": env,
         "cwd": spec.workdir,
-        "capabilities": {"bounding": CAPABILITIES, "effective": held, "permitted": held, "inheritable": [], "ambient": []},
+        "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": [], "ambient": []},
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}],
-        "noNewPrivileges": true,
+        "noNewPrivileges": spec.security.no_new_privileges && !spec.security.privileged,
     })
 }
 
@@ -102,26 +86,31 @@ pub(super) fn config(bundle: &Bundle<'_>) -> Value {
     if let Some(path) = bundle.network {
         network["path"] = json!(path);
     }
-    json!({
+    let security = bundle.process.security;
+    let masks = security.masks && !security.privileged;
+    let mut config = json!({
         "ociVersion": "1.0.2",
         "process": process(&bundle.process),
-        "root": {"path": bundle.rootfs, "readonly": false},
+        "root": {"path": bundle.rootfs, "readonly": security.read_only},
         "hostname": bundle.hostname,
         "mounts": mounts(bundle),
         "linux": {
             "cgroupsPath": bundle.cgroup,
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}, network],
-            "resources": resources(&bundle.limits, bundle.counts_swap),
+            "resources": resources(&bundle.limits, bundle.counts_swap, security.privileged),
             // Root inside owns the whole network namespace, so there is nobody to keep low ports for.
             "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
-            "maskedPaths": MASKED,
-            "readonlyPaths": READ_ONLY,
-            "seccomp": seccomp::profile(),
+            "maskedPaths": if masks { MASKED } else { &[] },
+            "readonlyPaths": if masks { READ_ONLY } else { &[] },
         },
-    })
+    });
+    if security.seccomp && !security.privileged {
+        config["linux"]["seccomp"] = seccomp::profile(&security.capabilities());
+    }
+    config
 }
 
-fn resources(limits: &Limits, counts_swap: bool) -> Value {
+fn resources(limits: &Limits, counts_swap: bool, all_devices: bool) -> Value {
     let mut memory = json!({"limit": limits.memory.0});
     if counts_swap {
         // Memory and swap together: equal means that there is no swap.
@@ -129,7 +118,7 @@ fn resources(limits: &Limits, counts_swap: bool) -> Value {
     }
     json!({
         // crun adds the few devices that every container has.
-        "devices": [{"allow": false, "access": "rwm"}],
+        "devices": [{"allow": all_devices, "access": "rwm"}],
         "memory": memory,
         "cpu": {"quota": limits.cpu_quota(), "period": Limits::CPU_PERIOD, "shares": limits.cpu_shares()},
         "pids": {"limit": limits.pids},
@@ -195,6 +184,7 @@ mod tests {
             workdir: "/w",
             identity: &identity,
             tty: false,
+            security: &Security::default(),
             open_files: 20_000,
         };
         let mounts = [
@@ -233,9 +223,13 @@ mod tests {
         bundle(1000, |config| {
             let capabilities = &config["process"]["capabilities"];
             assert_eq!((&capabilities["effective"], &capabilities["permitted"]), (&json!([]), &json!([])));
-            assert!(!CAPABILITIES.contains(&"CAP_SYS_ADMIN"));
+            assert!(!capabilities["bounding"].to_string().contains("CAP_SYS_ADMIN"));
         });
-        bundle(0, |config| assert_eq!(config["process"]["capabilities"]["effective"], json!(CAPABILITIES)));
+        bundle(0, |config| {
+            let capabilities = &config["process"]["capabilities"];
+            assert_eq!(capabilities["effective"], capabilities["bounding"]);
+            assert_eq!(capabilities["effective"].as_array().unwrap().len(), 14);
+        });
     }
 
     #[test]

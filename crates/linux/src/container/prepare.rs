@@ -157,6 +157,7 @@ impl Request<'_> {
             workdir: &wanted.workdir,
             identity: &identity,
             tty: options.tty,
+            security: &options.security,
             open_files: open_files(),
         };
         Ok(oci::config(&Bundle {

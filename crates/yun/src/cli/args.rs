@@ -5,7 +5,10 @@ use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;
 use yun_types::{ImageFormat, Name, PublishedPort, RecipeBase, RestartPolicy, Role, Size};
 
-use super::complete;
+use super::{
+    complete,
+    container::args::{HealthArgs, IsolationArgs},
+};
 
 const STYLES: styling::Styles = styling::Styles::styled()
     .header(styling::AnsiColor::Green.on_default().bold())
@@ -276,6 +279,10 @@ pub(crate) struct ContainerArgs {
     /// Memory that goes away with it: TARGET[:SIZE]
     #[arg(long, value_name = "TARGET")]
     pub(crate) tmpfs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
+    #[command(flatten)]
+    pub(crate) isolation: IsolationArgs,
     /// What to run instead of the image's command
     #[arg(last = true)]
     pub(crate) command: Vec<String>,
@@ -349,6 +356,10 @@ pub(crate) struct SetArgs {
     /// Adds or replaces environment variables (NAME- removes one)
     #[arg(long, short = 'e', value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
+    #[command(flatten)]
+    pub(crate) isolation: IsolationArgs,
     /// Return at once with the operation's id
     #[arg(long, short = 'd')]
     pub(crate) detach: bool,

@@ -11,6 +11,7 @@ use super::{
     Code,
     args::{Format, LsArgs, ManyInstances, RmArgs, SetArgs},
     connect::{Cloud, Explained},
+    container,
     events::lines,
     follow::follow,
     output, words,
@@ -150,6 +151,9 @@ pub(crate) async fn set(cloud: &Cloud, args: SetArgs) -> Result<Code> {
     if let Some(change) = &args.size {
         spec.size = spec.size.with(change)?;
     }
+    spec.container.health = container::health(&args.health, spec.container.health.as_ref())?;
+    spec.container.security = container::security(&args.isolation, spec.container.security)?;
+    spec.container.io = container::io(&args.isolation, spec.container.io);
     spec.restart = args.restart.unwrap_or(spec.restart);
     if !args.publish.is_empty() {
         spec.publish = args.publish.iter().filter(|p| *p != "none").map(|p| p.parse()).collect::<Result<_, _>>()?;

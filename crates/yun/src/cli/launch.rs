@@ -3,12 +3,13 @@
 use anyhow::{Context as _, Result};
 use std::time::{Duration, Instant};
 use yun_api::cloud::InstanceCreate;
-use yun_types::{ContainerOptions, Instance, InstanceKind, InstanceSpec, Name, Power, VmOptions};
+use yun_types::{ContainerOptions, Instance, InstanceKind, InstanceSpec, IoLimits, Name, Power, Security, VmOptions};
 
 use super::{
     Code,
     args::{ContainerArgs, Format, LaunchArgs, VmArgs},
     connect::{Cloud, Explained},
+    container,
     follow::follow,
     keys, output, words,
 };
@@ -133,6 +134,9 @@ fn container_options(args: ContainerArgs) -> Result<ContainerOptions> {
         pids: args.pids,
         tty: args.tty,
         mounts,
+        health: container::health(&args.health, None)?,
+        security: container::security(&args.isolation, Security::default())?,
+        io: container::io(&args.isolation, IoLimits::default()),
     })
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod complete;
 mod connect;
+mod container;
 pub(crate) mod context;
 mod events;
 mod follow;

@@ -2,7 +2,7 @@
 
 use super::output::{Listed, age, state_and_reason};
 use yun_api::cloud::BackgroundTask;
-use yun_types::{AuditRecord, Image, Instance, Network, Node, Operation, Project, Timestamp, Token};
+use yun_types::{AuditRecord, Image, Instance, InstanceState, Network, Node, Operation, Project, Timestamp, Token};
 
 fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
@@ -12,6 +12,15 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
 fn shortened(text: &str) -> String {
     const WIDTH: usize = 50;
     if text.chars().count() <= WIDTH { text.to_owned() } else { text.chars().take(WIDTH - 1).chain(['…']).collect() }
+}
+
+/// The state, with the reason or the health.
+fn state(instance: &Instance) -> String {
+    let status = &instance.status;
+    match &status.health {
+        Some(health) if status.state == InstanceState::Running => format!("{} ({})", status.state, health.state),
+        _ => state_and_reason(status.state, status.reason.as_deref()),
+    }
 }
 
 impl Listed for Instance {
@@ -26,7 +35,7 @@ impl Listed for Instance {
         vec![
             self.name(),
             or_dash(self.spec.kind),
-            state_and_reason(self.status.state, self.status.reason.as_deref()),
+            state(self),
             or_dash(self.status.address),
             if ports.is_empty() { "-".into() } else { ports.join(",") },
             self.spec.image.clone(),

@@ -216,7 +216,10 @@ fn updated<'a>(
     let effect = rules::check(before, &asked_kind).map_err(refuse)?;
     if let Some(kind) = wanted.kind {
         // What an administrator has mounted stays when somebody else changes something else.
-        let trusted = caller.has_cloud(Role::Admin) || wanted.container.mounts == before.spec.container.mounts;
+        let (options, had) = (&wanted.container, &before.spec.container);
+        // What an administrator gave stays, whoever changes something else.
+        let given = options.mounts == had.mounts && options.security == had.security;
+        let trusted = caller.has_cloud(Role::Admin) || given;
         spec::check(&wanted, kind, if trusted { spec::Trust::Cloud } else { spec::Trust::Project }).map_err(refuse)?;
     }
     let mut after = before.clone();

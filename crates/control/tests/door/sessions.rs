@@ -225,6 +225,8 @@ async fn a_connection_carries_bytes_both_ways_and_closes_by_halves() {
 
     let refused = world.admin().instance_dial().instance(name("web")).port(81).send().await.unwrap().into_inner();
     let mut socket = socket(refused).await;
+    let why = tokio::time::timeout(Duration::from_secs(20), socket.next()).await.unwrap();
+    assert!(matches!(&why, Some(Ok(Message::Text(text))) if text.as_str() == "nothing listens on port 81"), "{why:?}");
     let close = tokio::time::timeout(Duration::from_secs(20), socket.next()).await.unwrap();
     let Some(Ok(Message::Close(Some(frame)))) = close else { panic!("{close:?}") };
     assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4409, "nothing listens on port 81"));

@@ -10,7 +10,8 @@ use dropshot::{
     WebsocketConnection,
 };
 use yun_types::{
-    AuditRecord, Explanation, Image, Instance, Network, Node, NodeSpec, Operation, Project, ProjectSpec, Token,
+    AuditRecord, Explanation, Group, GroupExplanation, Image, Instance, Network, Node, NodeSpec, Operation, Project,
+    ProjectSpec, Token,
 };
 
 mod json;
@@ -29,6 +30,7 @@ pub use streams::*;
         "cloud" = { description = "The installation itself: versions, identity, streams, audit." },
         "projects" = { description = "Tenants." },
         "tokens" = { description = "API tokens and roles." },
+        "groups" = { description = "Like instances that are kept alive and changed a few at a time." },
         "instances" = { description = "VMs and containers." },
         "images" = { description = "What instances start from." },
         "networks" = { description = "Networks of projects." },
@@ -226,6 +228,65 @@ pub trait CloudApi {
         query: Query<ScopeQuery>,
         upgraded: WebsocketConnection,
     ) -> WebsocketChannelResult;
+
+    /// List groups.
+    #[endpoint { method = GET, path = "/v1/groups", tags = ["groups"] }]
+    async fn group_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Group>>, HttpError>;
+
+    /// Create a group. Its instances follow: watch it, or show it, to see how far they are.
+    #[endpoint { method = POST, path = "/v1/groups", tags = ["groups"], request_body_max_bytes = 1048576 }]
+    async fn group_create(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<GroupCreate>,
+    ) -> Result<HttpResponseCreated<Group>, HttpError>;
+
+    /// Show a group.
+    #[endpoint { method = GET, path = "/v1/groups/{group}", tags = ["groups"] }]
+    async fn group_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<GroupPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Group>, EtagHeader>, HttpError>;
+
+    /// Change a group: the whole spec and the labels as they should be. A changed template is rolled out a few instances at a time.
+    #[endpoint { method = PUT, path = "/v1/groups/{group}", tags = ["groups"], request_body_max_bytes = 1048576 }]
+    async fn group_update(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<GroupPath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+        body: Json<GroupUpdate>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Group>, EtagHeader>, HttpError>;
+
+    /// Delete a group with its instances.
+    #[endpoint { method = DELETE, path = "/v1/groups/{group}", tags = ["groups"] }]
+    async fn group_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<GroupPath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+    ) -> Result<HttpResponseAccepted<Group>, HttpError>;
+
+    /// Go back to an earlier revision.
+    #[endpoint { method = POST, path = "/v1/groups/{group}/undo", tags = ["groups"] }]
+    async fn group_undo(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<GroupPath>,
+        query: Query<UndoQuery>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Group>, EtagHeader>, HttpError>;
+
+    /// Say why a group is as it is, and what comes next.
+    #[endpoint { method = GET, path = "/v1/groups/{group}/explain", tags = ["groups"] }]
+    async fn group_explain(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<GroupPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseOk<GroupExplanation>, HttpError>;
 
     /// List images.
     #[endpoint { method = GET, path = "/v1/images", tags = ["images"] }]

@@ -8,7 +8,8 @@ use crate::{
     node::Nodes,
     operation::Works,
     rows::{
-        ExplanationRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow, TokenRow,
+        ExplanationRow, GroupRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow,
+        TokenRow,
     },
 };
 use std::{path::PathBuf, sync::Arc};
@@ -60,6 +61,8 @@ pub struct Control {
     pub clock: Arc<dyn Clock>,
     /// Background work of this part of the program; `/v1/tasks` lists that of all parts.
     pub tasks: Tasks,
+    /// Groups.
+    pub groups: Resource<GroupRow>,
     /// Images.
     pub images: Resource<ImageRow>,
     /// Instances.
@@ -84,6 +87,8 @@ pub struct Control {
     pub audit: Journal<AuditRecord>,
     /// Nodes that are connected now.
     pub live: Nodes,
+    /// Wakes the group reconciler.
+    pub wake_groups: Signal,
     /// Wakes the instance reconciler; it takes no other input.
     pub wake_instances: Signal,
     /// Wakes what ends operations.
@@ -127,6 +132,7 @@ impl Control {
             turns: Turns::default(),
             choosing_range: Mutex::default(),
             closing: CancellationToken::new(),
+            groups: Resource::open(&store).await?,
             images: Resource::open(&store).await?,
             instances: Resource::open(&store).await?,
             networks: Resource::open(&store).await?,
@@ -139,6 +145,7 @@ impl Control {
             events,
             audit,
             live: Nodes::default(),
+            wake_groups: Signal::default(),
             wake_instances: Signal::default(),
             wake_operations: Signal::default(),
             promises: Promises::default(),

@@ -4,7 +4,7 @@ use crate::{
     auth::{Caller, caller::tests::caller},
     core::{Control, ControlConfig},
     error::Refusal,
-    image, instance, node,
+    group, image, instance, node,
     node::LocalLink,
     operation, project,
     rows::ImageRow,
@@ -103,6 +103,7 @@ impl Cloud {
         node::start(&c);
         image::start(&c);
         instance::start(&c);
+        group::start(&c);
         Self { c, clock, store, directory }
     }
 

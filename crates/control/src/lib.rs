@@ -10,6 +10,7 @@ pub mod error;
 pub mod events;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod group;
 pub mod http;
 pub mod image;
 pub mod instance;

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use std::ops::{Deref, DerefMut};
 use yun_store::{Never, Stored};
-use yun_types::{Explanation, Image, Instance, Network, Node, Operation, Project, Timestamp, Token};
+use yun_types::{Explanation, Group, Image, Instance, Network, Node, Operation, Project, Timestamp, Token};
 
 macro_rules! rows {
     ($($(#[$doc:meta])* $row:ident($noun:ty) in $table:literal;)*) => {$(
@@ -37,6 +37,8 @@ macro_rules! rows {
 }
 
 rows! {
+    /// `groups/<project>/<name>`
+    GroupRow(Group) in "groups";
     /// `images/<project>/<name>`
     ImageRow(Image) in "images";
     /// `instances/<project>/<name>`

@@ -6,6 +6,7 @@
 use crate::{
     core::Control,
     error::Refusal,
+    group,
     http::{self, Server},
     image, instance,
     journal::OpenJournal,
@@ -86,6 +87,7 @@ pub async fn start(control: Arc<Control>) -> Result<Running, StartError> {
     node::start(&control);
     image::start(&control);
     instance::start(&control);
+    group::start(&control);
     http::idempotency::start(&control);
     certificates.start(&control);
     let server = http::start(&control, &certificates)?;

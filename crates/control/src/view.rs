@@ -3,11 +3,11 @@
 use crate::{
     core::Control,
     network, node, operation, project,
-    rows::{ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow},
+    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow},
 };
 use yun_api::cloud::AnyObject;
 use yun_store::{Row, Stored};
-use yun_types::{Image, Instance, Metadata, Name, Network, Node, Operation, Project};
+use yun_types::{Group, Image, Instance, Metadata, Name, Network, Node, Operation, Project};
 
 /// A row that the API shows.
 pub trait Noun: Stored + Clone {
@@ -37,6 +37,21 @@ impl Noun for InstanceRow {
     }
     fn any(shown: Instance) -> AnyObject {
         AnyObject::Instance(shown)
+    }
+}
+
+impl Noun for GroupRow {
+    type Shown = Group;
+    fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+    fn show(_: &Control, row: &Row<Self>) -> Group {
+        let mut shown = row.value.0.clone();
+        shown.metadata.revision = row.rev.to_string();
+        shown
+    }
+    fn any(shown: Group) -> AnyObject {
+        AnyObject::Group(shown)
     }
 }
 

@@ -161,11 +161,12 @@ pub fn open(
     }))
 }
 
-const ALL: [ObjectKind; 6] = [
+const ALL: [ObjectKind; 7] = [
     ObjectKind::Project,
     ObjectKind::Network,
     ObjectKind::Node,
     ObjectKind::Image,
+    ObjectKind::Group,
     ObjectKind::Instance,
     ObjectKind::Operation,
 ];
@@ -177,7 +178,7 @@ fn kinds(caller: &Caller, kind: Option<ObjectKind>, in_project: bool) -> Result<
         Some(kind) => Err(Refusal::bad_request(
             "BadKind",
             format!(
-                "objects of kind {kind} cannot be watched: use instance, image, network, node, operation or project"
+                "objects of kind {kind} cannot be watched: use instance, group, image, network, node, operation or project"
             ),
         )),
         None => Ok(ALL
@@ -189,6 +190,7 @@ fn kinds(caller: &Caller, kind: Option<ObjectKind>, in_project: bool) -> Result<
 
 fn feed(control: &Control, kind: ObjectKind, after: Option<Rev>) -> Result<Box<dyn Feed>, WatchEnd> {
     match kind {
+        ObjectKind::Group => Source::boxed(kind, &control.groups.cache, after),
         ObjectKind::Image => Source::boxed(kind, &control.images.cache, after),
         ObjectKind::Instance => Source::boxed(kind, &control.instances.cache, after),
         ObjectKind::Network => Source::boxed(kind, &control.networks.cache, after),

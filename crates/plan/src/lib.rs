@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod amount;
+pub mod group;
 pub mod lifecycle;
 #[cfg(test)]
 mod model;

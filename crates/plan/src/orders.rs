@@ -4,6 +4,7 @@
 //! from. An instance leaves a node in two steps: it is told with `deleting` set, and it vanishes when the node has said that nothing is left.
 //! One that vanishes in any other way cannot be told by a change: the node gets a snapshot.
 
+use crate::group;
 use std::collections::{BTreeMap, BTreeSet};
 use yun_types::{
     DesiredInstance, DesiredNetwork, Digest, DnsRecord, Instance, InstanceId, Network, NetworkId, Nic, NodeOrder,
@@ -133,7 +134,13 @@ pub fn desired_instance(instance: &Instance, network: NetworkId) -> Option<Desir
     })
 }
 
-/// A network as nodes should have it, with the names of its instances.
+/// The name of a group, for each of its instances that is ready: who asks for it gets all of those.
+fn group_record(instance: &Instance, project: &yun_types::Name) -> Option<DnsRecord> {
+    let tie = instance.status.group.as_ref().filter(|_| group::ready(instance))?;
+    Some(DnsRecord { name: instance_domain(&tie.name, project), address: instance.status.address? })
+}
+
+/// A network as nodes should have it, with the names of its instances and groups.
 pub fn desired_network<'a>(
     network: &Network,
     instances: impl IntoIterator<Item = &'a Instance>,
@@ -142,11 +149,10 @@ pub fn desired_network<'a>(
     let mut records: Vec<DnsRecord> = instances
         .into_iter()
         .filter(|instance| instance.metadata.deleting.is_none() && instance.metadata.project.as_ref() == Some(&project))
-        .filter_map(|instance| {
-            Some(DnsRecord {
-                name: instance_domain(&instance.metadata.name, &project),
-                address: instance.status.address?,
-            })
+        .flat_map(|instance| {
+            let name = instance_domain(&instance.metadata.name, &project);
+            let own = instance.status.address.map(|address| DnsRecord { name, address });
+            [own, group_record(instance, &project)].into_iter().flatten()
         })
         .collect();
     records.sort();

@@ -41,6 +41,8 @@ macro_rules! ids {
 ids! {
     /// One installation of yun.
     CloudId,
+    /// Like instances that are kept alive.
+    GroupId,
     /// An image in the cloud's catalogue (its content is named by a [`crate::Digest`]).
     ImageId,
     /// A VM or a container.

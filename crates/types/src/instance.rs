@@ -12,8 +12,8 @@
 //! `hibernated` and `migrating` are part of the vocabulary; nothing enters them yet.
 
 use crate::{
-    Bytes, Digest, Generation, HealthCheck, HealthStatus, ImageId, Invalid, IoLimits, Metadata, Name, NodeId,
-    PublishedPort, Security, Size, Timestamp,
+    Bytes, Digest, Generation, GroupMember, HealthCheck, HealthStatus, ImageId, Invalid, IoLimits, Metadata, Name,
+    NodeId, PublishedPort, Security, Size, Timestamp,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -380,6 +380,9 @@ pub struct InstanceStatus {
     /// Grows with each placement, so that a node can refuse work from the past.
     #[serde(default)]
     pub fence: u64,
+    /// The group that it belongs to: what changes the group changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupMember>,
     /// While lost: the state that was last seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before_lost: Option<InstanceState>,

@@ -8,6 +8,7 @@
 mod desired;
 mod event;
 mod explain;
+mod group;
 mod health;
 mod id;
 mod image;
@@ -29,6 +30,7 @@ mod unit;
 pub use desired::*;
 pub use event::*;
 pub use explain::*;
+pub use group::*;
 pub use health::*;
 pub use id::*;
 pub use image::*;

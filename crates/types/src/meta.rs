@@ -129,6 +129,8 @@ impl fmt::Display for ObjectRef {
 pub enum ObjectKind {
     /// The installation itself.
     Cloud,
+    /// So many like instances.
+    Group,
     /// What instances start from.
     Image,
     /// A VM or a container.
@@ -149,6 +151,7 @@ impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Cloud => "cloud",
+            Self::Group => "group",
             Self::Image => "image",
             Self::Instance => "instance",
             Self::Network => "network",

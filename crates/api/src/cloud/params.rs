@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 use yun_types::{
-    CloudId, Digest, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind, ProjectSpec, Role,
-    Timestamp, Token, TokenSpec,
+    CloudId, Digest, GroupSpec, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind,
+    ProjectSpec, Role, Timestamp, Token, TokenSpec,
 };
 
 /// One page of a list.
@@ -58,7 +58,7 @@ pub struct ActionQuery {
 /// Where a stream of changes begins, and of what.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct WatchQuery {
-    /// The kind of object: one of `instance`, `image`, `network`, `node`, `operation`, `project`.
+    /// The kind of object: one of `group`, `instance`, `image`, `network`, `node`, `operation`, `project`.
     pub kind: Option<ObjectKind>,
     /// The project; all that the caller may see if absent.
     pub project: Option<Name>,
@@ -162,6 +162,8 @@ macro_rules! paths {
 }
 
 paths! {
+    /// Names a group.
+    GroupPath { group: NameOrId },
     /// Names an image, also by the start of its digest.
     ImagePath { image: String },
     /// Names an instance.
@@ -329,6 +331,39 @@ pub struct InstanceUpdate {
     pub labels: Labels,
     /// What is wanted of it, all of it.
     pub spec: InstanceSpec,
+}
+
+/// A new group.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupCreate {
+    /// Its name.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What is wanted of it.
+    pub spec: GroupSpec,
+}
+
+/// A changed group.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupUpdate {
+    /// Free words, all of them.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What is wanted of it, all of it.
+    pub spec: GroupSpec,
+}
+
+/// Where a group goes back to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct UndoQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// The revision; the one before the wanted one if absent.
+    pub to: Option<u64>,
 }
 
 /// A new image.

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use yun_types::{Image, Instance, Network, Node, Operation, Project, Timestamp};
+use yun_types::{Group, Image, Instance, Network, Node, Operation, Project, Timestamp};
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +23,8 @@ pub enum Change {
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "lives for one line of a stream")]
 pub enum AnyObject {
+    /// A group.
+    Group(Group),
     /// An instance.
     Instance(Instance),
     /// An image.

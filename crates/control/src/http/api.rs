@@ -11,7 +11,7 @@ use super::{
 use crate::{
     core::{Control, Resource},
     error::Refusal,
-    events, image, instance, network, node, operation, project, token,
+    events, group, image, instance, network, node, operation, project, token,
     view::Noun,
     watch,
 };
@@ -63,6 +63,18 @@ where
         ))
     })();
     visit.end(page, StatusCode::OK).await.map(HttpResponseOk)
+}
+
+/// A row that was found or changed, with its revision.
+async fn shown<T: Noun>(
+    visit: &Visit<'_>,
+    row: Result<Arc<yun_store::Row<T>>, Refusal>,
+) -> Result<HttpResponseHeaders<HttpResponseOk<T::Shown>, EtagHeader>, HttpError>
+where
+    T::Shown: schemars::JsonSchema + serde::Serialize + Send + Sync + 'static,
+{
+    let row = visit.end(row, StatusCode::OK).await?;
+    Ok(tagged(Noun::show(visit.control, &row), &row.rev.to_string()))
 }
 
 impl CloudApi for ApiImpl {
@@ -363,6 +375,94 @@ impl CloudApi for ApiImpl {
         };
         let stream = visit.end_session(work.await, StatusCode::SWITCHING_PROTOCOLS).await;
         socket::carry_stream(visit.control, upgraded, stream).await
+    }
+
+    async fn group_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Group>> {
+        list(&rqctx, query.into_inner(), |control| &control.groups).await
+    }
+
+    async fn group_create(
+        rqctx: Request,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<GroupCreate>,
+    ) -> Result<HttpResponseCreated<Group>, HttpError> {
+        let body = body.into_inner();
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&body.name);
+        let work = async {
+            let (control, mut caller) = (visit.control, visit.enter()?);
+            let request = ("group_create", &visit.project, &body);
+            let turn = Turn::wait(control, &mut caller, headers.into_inner().idempotency_key, &request).await?;
+            let row = match turn.answered() {
+                Some(id) => group::locate(control, &visit.project, &NameOrId::Id(id))?,
+                None => group::ops::create(control, &caller, &visit.project, body).await?,
+            };
+            turn.end(control, &caller, row.value.0.metadata.id).await?;
+            Ok(Noun::show(control, &row))
+        };
+        visit.end(work.await, StatusCode::CREATED).await.map(HttpResponseCreated)
+    }
+
+    async fn group_get(rqctx: Request, path: Path<GroupPath>, query: Query<ScopeQuery>) -> Tagged<Group> {
+        let target = path.into_inner().group;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let found = visit.enter().and_then(|_| group::locate(visit.control, &visit.project, &target));
+        shown(&visit, found).await
+    }
+
+    async fn group_update(
+        rqctx: Request,
+        path: Path<GroupPath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+        body: Json<GroupUpdate>,
+    ) -> Tagged<Group> {
+        let target = path.into_inner().group;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async {
+            let caller = visit.enter()?;
+            let if_match = wanted(headers.into_inner().if_match)?;
+            group::ops::update(visit.control, &caller, &visit.project, &target, body.into_inner(), if_match).await
+        };
+        shown(&visit, work.await).await
+    }
+
+    async fn group_delete(
+        rqctx: Request,
+        path: Path<GroupPath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+    ) -> Result<HttpResponseAccepted<Group>, HttpError> {
+        let target = path.into_inner().group;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let work = async {
+            visit.enter()?;
+            let if_match = wanted(headers.into_inner().if_match)?;
+            group::ops::delete(visit.control, &visit.project, &target, if_match).await
+        };
+        let row = visit.end(work.await, StatusCode::ACCEPTED).await?;
+        Ok(HttpResponseAccepted(Noun::show(visit.control, &row)))
+    }
+
+    async fn group_undo(rqctx: Request, path: Path<GroupPath>, query: Query<UndoQuery>) -> Tagged<Group> {
+        let (target, UndoQuery { project, to }) = (path.into_inner().group, query.into_inner());
+        let visit = Visit::of_project(&rqctx, project).on(&target);
+        let work = async {
+            visit.enter()?;
+            group::ops::undo(visit.control, &visit.project, &target, to).await
+        };
+        shown(&visit, work.await).await
+    }
+
+    async fn group_explain(
+        rqctx: Request,
+        path: Path<GroupPath>,
+        query: Query<ScopeQuery>,
+    ) -> Answer<GroupExplanation> {
+        let target = path.into_inner().group;
+        let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
+        let why = visit.enter().and_then(|_| group::ops::explain(visit.control, &visit.project, &target));
+        visit.end(why, StatusCode::OK).await.map(HttpResponseOk)
     }
 
     async fn image_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Image>> {

@@ -108,5 +108,6 @@ pub(crate) async fn catch_up(c: &Control, lost: &StoreError) -> Result<(), Store
     c.nodes.cache.wait_for(rev).await?;
     c.projects.cache.wait_for(rev).await?;
     c.networks.cache.wait_for(rev).await?;
+    c.groups.cache.wait_for(rev).await?;
     c.images.cache.wait_for(rev).await
 }

@@ -6,6 +6,7 @@ mod session;
 
 pub use change::{action, delete, update};
 pub use create::create;
+pub(crate) use create::{check_ever, check_image, create_member};
 pub(super) use create::{put_on, waiting_text};
 pub(crate) use session::link_failed;
 pub use session::{console, dial, exec, logs};
@@ -79,7 +80,7 @@ fn first_arch(c: &Control) -> Arch {
 }
 
 /// A rule's refusal as the API's.
-pub(super) fn refuse(refused: Refused) -> Refusal {
+pub(crate) fn refuse(refused: Refused) -> Refusal {
     match refused.code {
         "Invalid" => Refusal::bad_request(refused.code, refused.message),
         "Forbidden" => Refusal::forbidden(refused.message),

@@ -5,7 +5,7 @@ use crate::{
     core::Control,
     error::Refusal,
     project::not_found,
-    rows::{ImageRow, InstanceRow, NetworkRow, ProjectRow, TokenRow},
+    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, ProjectRow, TokenRow},
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -188,9 +188,10 @@ async fn delete_marked(control: &Control, name: &Name, marked: &Row<ProjectRow>)
     let project = [name.as_str()];
     let instances = Table::<InstanceRow>::new(Arc::clone(&control.store)).list(&project, None, None, 20).await?;
     let images = Table::<ImageRow>::new(Arc::clone(&control.store)).list(&project, None, None, 20).await?;
+    let groups = Table::<GroupRow>::new(Arc::clone(&control.store)).list(&project, None, None, 20).await?;
     let named = |kind: &str, name: &Name| format!("{kind} {name}");
-    let mut owned: Vec<String> =
-        instances.rows.iter().map(|row| named("instance", &row.value.0.metadata.name)).collect();
+    let mut owned: Vec<String> = groups.rows.iter().map(|row| named("group", &row.value.0.metadata.name)).collect();
+    owned.extend(instances.rows.iter().map(|row| named("instance", &row.value.0.metadata.name)));
     owned.extend(images.rows.iter().map(|row| named("image", &row.value.0.metadata.name)));
     refuse_if_used(name, &owned)?;
     let mut txn =
@@ -225,8 +226,10 @@ async fn mark(control: &Control, name: &Name, deleting: Option<Timestamp>) -> Re
 fn owned_in_caches(control: &Control, name: &Name) -> Vec<String> {
     let instances = control.instances.cache.list(&[name.as_str()], None, 20).rows;
     let images = control.images.cache.list(&[name.as_str()], None, 20).rows;
+    let groups = control.groups.cache.list(&[name.as_str()], None, 20).rows;
+    let groups = groups.iter().map(|row| format!("group {}", row.value.0.metadata.name));
     let instances = instances.iter().map(|row| format!("instance {}", row.value.0.metadata.name));
-    instances.chain(images.iter().map(|row| format!("image {}", row.value.0.metadata.name))).collect()
+    groups.chain(instances).chain(images.iter().map(|row| format!("image {}", row.value.0.metadata.name))).collect()
 }
 
 fn refuse_if_used(name: &Name, owned: &[String]) -> Result<(), Refusal> {

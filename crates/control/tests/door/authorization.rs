@@ -31,6 +31,8 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         "whoami" | "watch" | "event_stream" | "project_list" | "token_list" => TOKENS,
         "audit_list" | "project_create" | "project_delete" | "node_update" => CLOUD_ADMINS,
         "task_list" | "node_list" | "node_get" => CLOUD_VIEWERS,
+        "group_list" | "group_get" | "group_explain" => VIEWERS,
+        "group_create" | "group_update" | "group_delete" | "group_undo" => EDITORS,
         "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list"
         | "image_get" | "network_list" | "network_get" | "operation_list" | "operation_get" => VIEWERS,
         "instance_create" | "instance_update" | "instance_delete" | "instance_action" | "instance_exec"
@@ -82,6 +84,8 @@ fn body(operation: &str) -> Option<Value> {
         "token_create" => json!({"name": "another", "spec": {"projects": {"alpha": "viewer"}}}),
         "instance_create" => json!({"name": "web", "spec": {"kind": "container", "image": "none"}}),
         "instance_update" => json!({"spec": {"kind": "container", "image": "none"}}),
+        "group_create" => json!({"name": "many", "spec": {"template": {"spec": {"image": "none"}}}}),
+        "group_update" => json!({"spec": {"template": {"spec": {"image": "none"}}}}),
         "image_create" => json!({"name": "base", "source": {"type": "url", "url": "http://127.0.0.1:9/none"}}),
         "node_update" => json!({"cordoned": true}),
         _ => return None,
@@ -93,6 +97,7 @@ async fn call(world: &World, endpoint: &Endpoint, secret: &str) -> (u16, String)
     let values = [
         ("project", "alpha"),
         ("instance", "web"),
+        ("group", "many"),
         ("image", "base"),
         ("network", "default"),
         ("node", "one"),

@@ -170,6 +170,30 @@ fn names_of_other_projects_and_of_the_leaving_are_not_answered() {
     assert_eq!(desired.records.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["web.default.yun"]);
 }
 
+#[test]
+fn the_name_of_a_group_leads_to_all_of_it_that_is_ready() {
+    let network = Network {
+        metadata: samples::metadata("default"),
+        spec: NetworkSpec { cidr: "10.77.0.0/24".parse().unwrap(), mtu: 1500 },
+        status: Default::default(),
+    };
+    let member = |slot: u8, state| {
+        let mut member = samples::instance(&format!("web-{slot}"));
+        let (id, name) = (samples::id("web"), samples::name("web"));
+        member.status.group = Some(yun_types::GroupMember { id, name, slot: slot.into(), revision: 1 });
+        member.status.address = Some([10, 77, 0, slot].into());
+        member.status.state = state;
+        member
+    };
+    let (one, two) = (member(1, yun_types::InstanceState::Running), member(2, yun_types::InstanceState::Running));
+    let three = member(3, yun_types::InstanceState::Starting);
+    let desired = desired_network(&network, [&one, &two, &three]).unwrap();
+    let of = |name: &str| {
+        desired.records.iter().filter(|r| r.name == name).map(|r| r.address.octets()[3]).collect::<Vec<_>>()
+    };
+    assert_eq!((of("web.default.yun"), of("web-3.default.yun")), (vec![1, 2], vec![3]));
+}
+
 proptest! {
     /// Whatever happens in whatever portions, a node that obeys has what a snapshot would have given it.
     #[test]

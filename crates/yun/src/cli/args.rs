@@ -124,8 +124,11 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  yun events -f\n  yun events --object web --tail 50")]
     Events(EventsArgs),
     /// Say why something is as it is
-    #[command(after_help = "Examples:\n  yun explain instance web")]
+    #[command(after_help = "Examples:\n  yun explain instance web\n  yun explain group web")]
     Explain(ExplainArgs),
+    /// Groups: like instances that are kept alive and changed a few at a time
+    #[command(subcommand)]
+    Group(super::group::args::GroupCommand),
     /// Images: what instances start from
     #[command(subcommand)]
     Image(ImageCommand),
@@ -463,6 +466,8 @@ pub(crate) struct ExplainArgs {
 pub(crate) enum Explainable {
     /// Why an instance is where it is, or waits
     Instance,
+    /// Why a group is as it is, and what comes next
+    Group,
 }
 
 #[derive(Debug, Subcommand)]
@@ -717,7 +722,7 @@ pub(crate) enum ConfigCommand {
 }
 
 /// Checks a change of a size, before anybody knows the size that it changes.
-fn parse_change(text: &str) -> Result<String, yun_types::Invalid> {
+pub(crate) fn parse_change(text: &str) -> Result<String, yun_types::Invalid> {
     text.parse::<Size>().map(|_| text.to_owned())
 }
 

@@ -41,6 +41,14 @@ pub(crate) fn instances(current: &OsStr) -> Vec<CompletionCandidate> {
     })
 }
 
+/// Names of groups.
+pub(crate) fn groups(current: &OsStr) -> Vec<CompletionCandidate> {
+    names(current, async |cloud| {
+        let page = cloud.client.group_list().project(cloud.project.clone()).limit(1000).send().await.ok()?.into_inner();
+        Some(page.items.into_iter().map(|i| i.metadata.name.to_string()).collect())
+    })
+}
+
 /// Names of images.
 pub(crate) fn images(current: &OsStr) -> Vec<CompletionCandidate> {
     names(current, async |cloud| {

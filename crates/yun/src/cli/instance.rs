@@ -142,12 +142,7 @@ pub(crate) async fn set(cloud: &Cloud, args: SetArgs) -> Result<Code> {
             _ => labels.extend([words::pair("label", word)?]),
         }
     }
-    for word in &args.env {
-        match word.strip_suffix('-') {
-            Some(name) if !word.contains('=') => drop(spec.container.env.remove(name)),
-            _ => spec.container.env.extend(words::environment(std::slice::from_ref(word), &[] as &[&str])?),
-        }
-    }
+    words::change_environment(&mut spec.container.env, &args.env)?;
     if let Some(change) = &args.size {
         spec.size = spec.size.with(change)?;
     }

@@ -3,7 +3,10 @@
 use anyhow::{Context as _, Result};
 use std::time::{Duration, Instant};
 use yun_api::cloud::InstanceCreate;
-use yun_types::{ContainerOptions, Instance, InstanceKind, InstanceSpec, IoLimits, Name, Power, Security, VmOptions};
+use yun_types::{
+    ContainerOptions, Instance, InstanceKind, InstanceSpec, IoLimits, Name, Power, RestartPolicy, Security, Size,
+    VmOptions,
+};
 
 use super::{
     Code,
@@ -21,9 +24,8 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
         Some(name) => name.clone(),
         None => invented(&args.image)?,
     };
-    // Keys go only to VMs; an image that cannot be found is the server's to refuse, with the nearest names.
-    let image = cloud.client.image_get().project(cloud.project.clone()).image(args.image.clone()).send().await.ok();
-    let is_vm = image.is_some_and(|i| i.status.facts.kind == InstanceKind::Vm);
+    // Keys go only to VMs.
+    let is_vm = makes_vms(cloud, &args.image).await;
     let vm = vm_options(&args.vm, is_vm).await?;
     let limit = Duration::from_secs(args.wait);
     let detach = args.detach;
@@ -31,17 +33,13 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
         name: name.clone(),
         labels: words::labels(&args.label)?,
         spec: InstanceSpec {
-            kind: None,
-            image: args.image,
             size: args.size.unwrap_or_default(),
-            power: Power::Running,
             restart: args.restart.unwrap_or_default(),
-            restart_count: 0,
             publish: args.publish,
             node: args.node,
-            stop_timeout: None,
             container: container_options(args.container)?,
             vm,
+            ..of_image(&args.image)
         },
     };
     // A key of our own makes it safe for the HTTP client to send the request again after a broken connection.
@@ -57,6 +55,29 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
         cloud.client.instance_get().project(cloud.project.clone()).instance(name).send().await.explained()?;
     report(cloud, &instance, begun.elapsed())?;
     Ok(0)
+}
+
+/// Whether the image makes VMs. One that cannot be found is the server's to refuse, with the nearest names.
+pub(super) async fn makes_vms(cloud: &Cloud, image: &str) -> bool {
+    let image = cloud.client.image_get().project(cloud.project.clone()).image(image).send().await.ok();
+    image.is_some_and(|i| i.status.facts.kind == InstanceKind::Vm)
+}
+
+/// What is wanted of an instance of which nothing but its image is said.
+pub(super) fn of_image(image: &str) -> InstanceSpec {
+    InstanceSpec {
+        kind: None,
+        image: image.to_owned(),
+        size: Size::default(),
+        power: Power::Running,
+        restart: RestartPolicy::default(),
+        restart_count: 0,
+        publish: Vec::new(),
+        node: None,
+        stop_timeout: None,
+        container: ContainerOptions::default(),
+        vm: VmOptions::default(),
+    }
 }
 
 fn report(cloud: &Cloud, instance: &Instance, took: Duration) -> Result<()> {
@@ -105,7 +126,7 @@ fn invented(image: &str) -> Result<Name> {
     Ok(format!("{stem}-{letters}").replace("--", "-").parse()?)
 }
 
-async fn vm_options(args: &VmArgs, is_vm: bool) -> Result<VmOptions> {
+pub(super) async fn vm_options(args: &VmArgs, is_vm: bool) -> Result<VmOptions> {
     let user_data = match &args.user_data {
         Some(file) => Some(
             std::fs::read_to_string(file).with_context(|| format!("cannot read the user data {}", file.display()))?,
@@ -117,7 +138,7 @@ async fn vm_options(args: &VmArgs, is_vm: bool) -> Result<VmOptions> {
     Ok(VmOptions { ssh_keys, user_data, boot_timeout: args.boot_timeout })
 }
 
-fn container_options(args: ContainerArgs) -> Result<ContainerOptions> {
+pub(super) fn container_options(args: ContainerArgs) -> Result<ContainerOptions> {
     let mounts = args
         .mount
         .iter()

@@ -7,6 +7,7 @@ mod container;
 pub(crate) mod context;
 mod events;
 mod follow;
+mod group;
 mod image;
 mod instance;
 mod keys;
@@ -54,7 +55,11 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Resume(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Resume, None).await,
         Command::Rm(args) => instance::rm(cloud, args).await,
         Command::Set(args) => instance::set(cloud, args).await,
-        Command::Explain(args) => instance::explain(cloud, &args.name).await,
+        Command::Explain(args) => match args.kind {
+            args::Explainable::Instance => instance::explain(cloud, &args.name).await,
+            args::Explainable::Group => group::explain(cloud, &args.name).await,
+        },
+        Command::Group(command) => group::run(cloud, command).await,
         Command::Exec(args) => session::exec(cloud, args).await,
         Command::Ssh(args) => session::ssh(cloud, args).await,
         Command::Console(args) => session::console(cloud, &args.instance).await,

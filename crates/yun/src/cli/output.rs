@@ -81,7 +81,7 @@ pub(crate) fn colour() -> bool {
 fn coloured(state: &str) -> Cell {
     let colour = match state.split(' ').next().unwrap_or_default() {
         "running" | "ready" | "succeeded" => Color::Green,
-        "failed" | "lost" => Color::Red,
+        "failed" | "lost" | "rolled-back" | "degraded" => Color::Red,
         "stopped" | "paused" | "cancelled" => Color::DarkGrey,
         _ => Color::Yellow,
     };

@@ -35,6 +35,17 @@ pub(crate) fn environment(flags: &[String], files: &[impl AsRef<Path>]) -> Resul
     Ok(all)
 }
 
+/// Adds or replaces variables; `NAME-` removes one.
+pub(crate) fn change_environment(all: &mut BTreeMap<String, String>, words: &[String]) -> Result<()> {
+    for word in words {
+        match word.strip_suffix('-') {
+            Some(name) if !word.contains('=') => drop(all.remove(name)),
+            _ => all.extend(environment(std::slice::from_ref(word), &[] as &[&str])?),
+        }
+    }
+    Ok(())
+}
+
 fn variable(word: &str, into: &mut BTreeMap<String, String>) -> Result<()> {
     let (name, value) = match word.split_once('=') {
         Some((name, value)) => (name, value.to_owned()),

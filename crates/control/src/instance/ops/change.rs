@@ -5,6 +5,7 @@ use crate::{
     auth::Caller,
     core::Control,
     error::Refusal,
+    group,
     instance::{Pool, Promise, add_write, catch_up, leaving, locate},
     operation::{self, reference},
     rows::InstanceRow,
@@ -122,6 +123,7 @@ impl<'a> Request<'a> {
             if self.if_match.as_ref().is_some_and(|wanted| *wanted != row.rev.to_string()) {
                 return Err(Refusal::stale(ObjectKind::Instance, &row.value.0.metadata.name));
             }
+            group::refuse_member(&row.value.0, &self.kind.to_string())?;
             let outcome = change(&row.value.0)?;
             match self.write(&row, outcome).await {
                 Ok(operation) => return Ok(operation),

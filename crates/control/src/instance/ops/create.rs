@@ -5,10 +5,10 @@ use crate::{
     auth::Caller,
     core::Control,
     error::{Refusal, nearest},
-    image,
+    group, image,
     instance::{NETWORK, Pool, Promise, catch_up},
     operation::{self, reference},
-    rows::{ExplanationRow, ImageRow, InstanceRow, NetworkRow, NodeRow, ProjectRow},
+    rows::{ExplanationRow, GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, ProjectRow},
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -20,8 +20,8 @@ use yun_plan::{
 };
 use yun_store::{Row, StoreError, Table, Txn, commit};
 use yun_types::{
-    Explanation, Generation, ImageId, ImagePin, Instance, InstanceId, InstanceState, InstanceStatus, Metadata, Name,
-    NodeId, ObjectKind, Operation, OperationKind, Role,
+    Explanation, Generation, GroupMember, Image, ImageId, ImagePin, Instance, InstanceId, InstanceSpec, InstanceState,
+    InstanceStatus, Metadata, Name, NodeId, ObjectKind, Operation, OperationKind, Role,
 };
 
 /// What a new instance is made from, as the caches show it now.
@@ -47,16 +47,18 @@ pub async fn create(
     body: InstanceCreate,
 ) -> Result<Operation, Refusal> {
     let id = InstanceId(Uuid::new_v4());
+    let trust = if caller.has_cloud(Role::Admin) { spec::Trust::Cloud } else { spec::Trust::Project };
     for _ in 0..ATTEMPTS {
+        group::refuse_taken(c, project, &body.name)?;
         let ground = ground(c, project, &body)?;
-        let draft = draft(c, caller, &ground, id, &body)?;
+        let draft = draft(c, trust, &ground, id, &body)?;
         let mut operation = operation::begin(
             c,
             caller,
             OperationKind::InstanceLaunch,
             reference(ObjectKind::Instance, &draft.instance.metadata),
         );
-        let written = write(c, caller, &ground, &draft, &operation).await;
+        let written = write(c, &ground, &draft, Some((caller, &operation))).await;
         draft.promise.answered(&written);
         match written {
             Ok(()) => {
@@ -78,6 +80,30 @@ pub async fn create(
         "Conflict",
         format!("cannot create instance {}: the project or its image changes all the time; try again", body.name),
     ))
+}
+
+/// Creates an instance of a group, without an operation: what comes of it is seen in the group. What its template may ask for was checked
+/// when the template was written.
+pub(crate) async fn create_member(
+    c: &Arc<Control>,
+    project: &Name,
+    body: InstanceCreate,
+    tie: GroupMember,
+) -> Result<(), Refusal> {
+    let id = InstanceId(Uuid::new_v4());
+    for _ in 0..ATTEMPTS {
+        let ground = ground(c, project, &body)?;
+        let mut draft = draft(c, spec::Trust::Cloud, &ground, id, &body)?;
+        draft.instance.status.group = Some(tie.clone());
+        let written = write(c, &ground, &draft, None).await;
+        draft.promise.answered(&written);
+        match written {
+            Ok(()) => return Ok(()),
+            Err(e) if e.is_conflict() => catch_up(c, &e).await?,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(Refusal::conflict("Conflict", "the project or its image changes all the time".to_owned()))
 }
 
 fn exists(project: &Name, name: &Name) -> Refusal {
@@ -103,13 +129,13 @@ fn ground(c: &Control, project: &Name, body: &InstanceCreate) -> Result<Ground, 
 
 fn draft<'a>(
     c: &'a Control,
-    caller: &Caller,
+    trust: spec::Trust,
     ground: &Ground,
     id: InstanceId,
     body: &InstanceCreate,
 ) -> Result<Draft<'a>, Refusal> {
     let mut instance = describe(c, ground, id, body)?;
-    check(c, caller, ground, &instance)?;
+    check(c, trust, ground, &instance)?;
     let facts = &ground.image.value.0.status.facts;
     let ask = Ask {
         instance: id,
@@ -137,20 +163,23 @@ fn draft<'a>(
     Ok(Draft { instance, explanation, node, promise })
 }
 
+/// Refuses what no node of the cloud could ever run.
+pub(crate) fn check_ever(c: &Control, image: &Image, name: Name, wanted: &InstanceSpec) -> Result<(), Refusal> {
+    let facts = &image.status.facts;
+    let instance = InstanceId(Uuid::nil());
+    let ask = Ask { instance, name, kind: facts.kind, arch: facts.arch, size: wanted.size, node: wanted.node.clone() };
+    match place::never(&Pool::lock(c).nodes(), &ask) {
+        Some(never) => Err(Refusal::conflict(never.code(), never.to_string())),
+        None => Ok(()),
+    }
+}
+
 /// The instance as it is before it has a place.
 fn describe(c: &Control, ground: &Ground, id: InstanceId, body: &InstanceCreate) -> Result<Instance, Refusal> {
     let image = &ground.image.value.0;
     let facts = &image.status.facts;
     let mut spec = body.spec.clone();
-    if let Some(kind) = spec.kind.filter(|kind| *kind != facts.kind) {
-        return Err(Refusal::bad_request(
-            "WrongKind",
-            format!(
-                "image {} makes a {}, and a {kind} was asked for; leave kind out, or use another image (yun image ls)",
-                image.metadata.name, facts.kind
-            ),
-        ));
-    }
+    check_kind(image, &spec)?;
     spec.kind = Some(facts.kind);
     // A spec that was copied from another instance asks for no restarts of this one.
     spec.restart_count = 0;
@@ -173,11 +202,29 @@ fn describe(c: &Control, ground: &Ground, id: InstanceId, body: &InstanceCreate)
     Ok(Instance { metadata, spec, status: InstanceStatus { image: Some(pin), ..InstanceStatus::default() } })
 }
 
-fn check(c: &Control, caller: &Caller, ground: &Ground, instance: &Instance) -> Result<(), Refusal> {
-    let (image, wanted) = (&ground.image.value.0, &instance.spec);
+fn check_kind(image: &Image, spec: &InstanceSpec) -> Result<(), Refusal> {
     let facts = &image.status.facts;
-    let trust = if caller.has_cloud(Role::Admin) { spec::Trust::Cloud } else { spec::Trust::Project };
-    spec::check(wanted, facts.kind, trust).map_err(refuse)?;
+    if let Some(kind) = spec.kind.filter(|kind| *kind != facts.kind) {
+        return Err(Refusal::bad_request(
+            "WrongKind",
+            format!(
+                "image {} makes a {}, and a {kind} was asked for; leave kind out, or use another image (yun image ls)",
+                image.metadata.name, facts.kind
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check(c: &Control, trust: spec::Trust, ground: &Ground, instance: &Instance) -> Result<(), Refusal> {
+    spec::check(&instance.spec, ground.image.value.0.status.facts.kind, trust).map_err(refuse)?;
+    check_image(c, &ground.image.value.0, &instance.spec)
+}
+
+/// What an image asks of a spec, and whether the node that the spec asks for exists.
+pub(crate) fn check_image(c: &Control, image: &Image, wanted: &InstanceSpec) -> Result<(), Refusal> {
+    check_kind(image, wanted)?;
+    let facts = &image.status.facts;
     if wanted.size.disk < facts.min_disk {
         let least = yun_types::Bytes(facts.min_disk.ceil_mib() << 20);
         return Err(Refusal::bad_request(
@@ -244,10 +291,9 @@ pub(in crate::instance) fn waiting_text(explanation: &Explanation) -> String {
 
 async fn write(
     c: &Control,
-    caller: &Caller,
     ground: &Ground,
     draft: &Draft<'_>,
-    operation: &Operation,
+    operation: Option<(&Caller, &Operation)>,
 ) -> Result<(), StoreError> {
     let (project, instance) = (ground.project.value.0.metadata.name.as_str(), &draft.instance);
     let at = [project, instance.metadata.name.as_str()];
@@ -255,6 +301,8 @@ async fn write(
     let image_project = image.project.as_ref().map_or(project, |owner| owner.as_str());
     let mut txn = Txn::new()
         .when(Table::<InstanceRow>::cmp_absent(&at))
+        // Nor is there a group of this name.
+        .when(Table::<GroupRow>::cmp_absent(&at))
         // Its quota is as it was, and it is not being deleted.
         .when(Table::<ProjectRow>::cmp_rev(&[project], ground.project.rev))
         .when(Table::<NetworkRow>::cmp_rev(&[project, NETWORK], ground.network.rev))
@@ -268,7 +316,10 @@ async fn write(
         let id = instance.metadata.id.to_string();
         txn = txn.then(Table::<ExplanationRow>::op_put(&[&id], &ExplanationRow(explanation.clone()))?);
     }
-    let out = commit(&*c.store, operation::add_to(txn, caller, operation)?).await?;
+    if let Some((caller, operation)) = operation {
+        txn = operation::add_to(txn, caller, operation)?;
+    }
+    let out = commit(&*c.store, txn).await?;
     c.instances.cache.wait_for(out.rev).await?;
     c.operations.cache.wait_for(out.rev).await
 }

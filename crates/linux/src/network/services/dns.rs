@@ -229,7 +229,10 @@ fn compose(network: &Network, request: &Message, query: &Query, found: Found) ->
     let record = |data| Record::from_rdata(query.name.clone(), TTL, data);
     let asked = |kind| query.query_type == kind || query.query_type == RecordType::ANY;
     match found {
-        Found::Addresses(addresses) if asked(RecordType::A) => {
+        Found::Addresses(mut addresses) if asked(RecordType::A) => {
+            // Clients take the first: whoever asks next gets another. The number is the client's own and as good as random.
+            let turn = usize::from(request.metadata.id).checked_rem(addresses.len()).unwrap_or_default();
+            addresses.rotate_left(turn);
             reply.add_answers(addresses.into_iter().map(|a| record(RData::A(A(a)))));
         }
         Found::Name(name) if asked(RecordType::PTR) => {
@@ -360,6 +363,28 @@ mod tests {
         let Answer::Here(bytes) = answer(&knowledge(), &update, Transport::Udp) else { panic!("no answer") };
         let reply = Message::from_vec(&bytes).unwrap();
         assert_eq!((reply.metadata.id, reply.metadata.response_code), (7, ResponseCode::NotImp));
+    }
+
+    #[test]
+    fn who_asks_for_many_gets_each_of_them_first_some_time() {
+        let knowledge = knowledge();
+        let three: Vec<DnsRecord> = (2..5)
+            .map(|i| DnsRecord { name: "many.default.yun".to_owned(), address: Ipv4Addr::new(10, 77, 3, i) })
+            .collect();
+        knowledge.set_names(Names::new(&three));
+        let firsts: std::collections::BTreeSet<String> = (0..3u16)
+            .map(|id| {
+                let mut message = Message::from_vec(&question("many.default.yun.", RecordType::A)).unwrap();
+                message.metadata.id = id;
+                let Answer::Here(bytes) = answer(&knowledge, &message.to_vec().unwrap(), Transport::Udp) else {
+                    panic!("no answer")
+                };
+                let reply = Message::from_vec(&bytes).unwrap();
+                assert_eq!(reply.answers.len(), 3);
+                reply.answers[0].data.to_string()
+            })
+            .collect();
+        assert_eq!(firsts.len(), 3, "{firsts:?}");
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub fn decide(group: &Group, members: &[Member], troubles: &BTreeMap<u32, String
     let mut status = group.status.clone();
     status.observed_generation = group.metadata.generation;
     let wanted = revise(group, &mut status, now);
+    let members = &proven(members, &status)[..];
     let mut again = None;
     track(group, &mut status, wanted, members, now, &mut again);
     let aim = Aim::of(group, &status, wanted);
@@ -77,8 +78,24 @@ pub fn decide(group: &Group, members: &[Member], troubles: &BTreeMap<u32, String
     turn.create();
     let Turn { steps, mut why, again, .. } = turn;
     forget(&mut status, members);
-    status::settle(group, &mut status, members, aim, troubles, &steps, &mut why, now);
+    let trouble = troubles.iter().next();
+    let trouble = trouble.map(|(slot, text)| format!("cannot create the instance of slot {slot}: {text}"));
+    why.extend(trouble.iter().cloned());
+    let said = status::Said { trouble, first: why.first().cloned() };
+    status::settle(group, &mut status, members, aim, steps.is_empty(), said, now);
     Decision { status, steps, why, again }
+}
+
+/// Instances of a revision that was good once count as soon as they are ready.
+fn proven(members: &[Member], status: &GroupStatus) -> Vec<Member> {
+    let good = |number| status.revisions.iter().any(|revision| revision.number == number && revision.good);
+    let mut members = members.to_vec();
+    for member in members.iter_mut().filter(|member| good(member.revision)) {
+        if let Standing::Ready { since } = &mut member.standing {
+            *since = None;
+        }
+    }
+    members
 }
 
 /// Finds the revision that the spec asks for, or adds it.

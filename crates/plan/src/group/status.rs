@@ -2,7 +2,6 @@
 
 use super::{Aim, Decision, Member, Standing, Step, count};
 use chrono::TimeDelta;
-use std::collections::BTreeMap;
 use yun_types::{Group, GroupState, GroupStatus, Timestamp};
 
 /// The decision about a group that is being deleted.
@@ -23,15 +22,23 @@ pub(super) fn leaving(group: &Group, members: &[Member]) -> Decision {
     Decision { status, steps, why, again: None }
 }
 
+/// What may be said of why the group is not as it is wanted.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// An instance that could not be created.
+    pub(super) trouble: Option<String>,
+    /// The first thing that is done or waited for.
+    pub(super) first: Option<String>,
+}
+
 /// Counts, and says where the group is.
 pub(super) fn settle(
     group: &Group,
     status: &mut GroupStatus,
     members: &[Member],
     aim: Aim,
-    troubles: &BTreeMap<u32, String>,
-    steps: &[Step],
-    why: &mut Vec<String>,
+    at_rest: bool,
+    said: Said,
     now: Timestamp,
 ) {
     let wait = TimeDelta::seconds(i64::from(group.spec.update.min_ready_seconds));
@@ -44,11 +51,7 @@ pub(super) fn settle(
     let outdated = here().any(|member| member.revision != aim.revision);
     // A slot whose instance leaves is empty until its successor is there.
     let held = (1..=replicas).all(|slot| members.iter().any(|m| m.slot == slot && m.standing != Standing::Leaving));
-    let complete =
-        !outdated && held && steps.is_empty() && status.instances == replicas && status.available == replicas;
-    let trouble =
-        troubles.iter().next().map(|(slot, text)| format!("cannot create the instance of slot {slot}: {text}"));
-    why.extend(trouble.iter().cloned());
+    let complete = !outdated && held && at_rest && status.instances == replicas && status.available == replicas;
     if complete && replicas > 0 && !aim.frozen && aim.revision == aim.wanted {
         prove(status, aim.wanted);
     }
@@ -74,12 +77,12 @@ pub(super) fn settle(
         None if group.spec.paused && (outdated || status.stable != aim.wanted) => {
             (GroupState::Paused, Some(format!("the rollout is paused: go on with yun group rollout resume {name}")))
         }
-        None if status.stable != aim.wanted || outdated => (GroupState::Updating, why.first().cloned()),
-        None if status.instances != replicas => (GroupState::Scaling, why.first().cloned()),
-        None => (GroupState::Degraded, why.first().cloned()),
+        None if status.stable != aim.wanted || outdated => (GroupState::Updating, said.first),
+        None if status.instances != replicas => (GroupState::Scaling, said.first),
+        None => (GroupState::Degraded, said.first),
     };
     status.state = state;
-    status.message = if matches!(state, GroupState::Ready) { None } else { trouble.or(message) };
+    status.message = if matches!(state, GroupState::Ready) { None } else { said.trouble.or(message) };
 }
 
 /// The wanted revision has shown that it works.

@@ -326,6 +326,18 @@ fn with_a_health_check_only_the_healthy_are_ready() {
 }
 
 #[test]
+fn a_longer_wait_takes_nothing_away_from_what_works() {
+    let mut world = World::new(group(2, 0, 1));
+    world.quiet();
+    world.change(|spec| {
+        spec.update.min_ready_seconds = 600;
+        spec.update.deadline_seconds = 700;
+        spec.template = template(2);
+    });
+    assert_eq!(world.step().steps, [Step::Create { slot: 3, revision: 2 }]);
+}
+
+#[test]
 fn old_revisions_are_forgotten_and_those_in_use_are_not() {
     let mut world = World::new(group(1, 0, 1));
     for version in 1..=15 {

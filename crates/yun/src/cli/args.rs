@@ -126,6 +126,19 @@ pub(crate) enum Command {
     /// Say why something is as it is
     #[command(after_help = "Examples:\n  yun explain instance web\n  yun explain group web")]
     Explain(ExplainArgs),
+    /// Make it so: create and change what files say
+    #[command(
+        after_help = "Examples:\n  yun apply -f web.yaml\n  yun apply -f cloud/ --set shop --prune\n  yun show web -o yaml | yun apply -f - --dry-run"
+    )]
+    Apply(super::apply::args::ApplyArgs),
+    /// Show what `apply` would change; ends with 1 if there is something
+    #[command(after_help = "Examples:\n  yun diff -f web.yaml")]
+    Diff(super::apply::args::FileArgs),
+    /// Print the JSON schema of the files for `apply`, for editors
+    #[command(
+        after_help = "Examples:\n  yun schema > yun.schema.json      then, as the first line of a file:\n  # yaml-language-server: $schema=yun.schema.json"
+    )]
+    Schema,
     /// Groups: like instances that are kept alive and changed a few at a time
     #[command(subcommand)]
     Group(super::group::args::GroupCommand),

@@ -9,6 +9,7 @@ use yun_types::{Explanation, Instance, InstanceState, NameOrId, ObjectKind, Oper
 
 use super::{
     Code,
+    apply::{self, manifest::Kind},
     args::{Format, LsArgs, ManyInstances, RmArgs, SetArgs},
     connect::{Cloud, Explained},
     container,
@@ -22,13 +23,21 @@ const TOGETHER: usize = 16;
 
 /// Lists instances.
 pub(crate) async fn ls(cloud: &Cloud, args: LsArgs) -> Result<Code> {
+    let (all, revision) = all(cloud, args.all_projects, args.label.as_deref()).await?;
+    let format = if args.all_projects && cloud.output == Format::Table { Format::Wide } else { cloud.output };
+    output::list(&all, format, "no instances: start one with yun launch IMAGE NAME (yun image ls shows images)")?;
+    if args.watch { watch(cloud, revision).await } else { Ok(0) }
+}
+
+/// All instances of the project, or of all projects, with the revision of the list.
+pub(crate) async fn all(cloud: &Cloud, all_projects: bool, label: Option<&str>) -> Result<(Vec<Instance>, String)> {
     let mut all: Vec<Instance> = Vec::new();
     let mut token: Option<String> = None;
     loop {
         let mut request =
-            cloud.client.instance_list().project(cloud.project.clone()).all_projects(args.all_projects).limit(500);
-        if let Some(label) = &args.label {
-            request = request.label(label.clone());
+            cloud.client.instance_list().project(cloud.project.clone()).all_projects(all_projects).limit(500);
+        if let Some(label) = label {
+            request = request.label(label.to_owned());
         }
         if let Some(token) = token.take() {
             request = request.page_token(token);
@@ -37,13 +46,7 @@ pub(crate) async fn ls(cloud: &Cloud, args: LsArgs) -> Result<Code> {
         all.extend(page.items);
         token = page.next_page;
         if token.is_none() {
-            let format = if args.all_projects && cloud.output == Format::Table { Format::Wide } else { cloud.output };
-            output::list(
-                &all,
-                format,
-                "no instances: start one with yun launch IMAGE NAME (yun image ls shows images)",
-            )?;
-            return if args.watch { watch(cloud, page.revision).await } else { Ok(0) };
+            return Ok((all, page.revision));
         }
     }
 }
@@ -74,7 +77,7 @@ pub(crate) async fn get(cloud: &Cloud, word: &str) -> Result<Instance> {
 /// Shows an instance in full.
 pub(crate) async fn show(cloud: &Cloud, word: &str) -> Result<Code> {
     let instance = get(cloud, word).await?;
-    output::object(&instance, cloud.output, instance.metadata.name.as_str())?;
+    apply::show(Kind::Instance, &instance, cloud.output, instance.metadata.name.as_str())?;
     Ok(0)
 }
 

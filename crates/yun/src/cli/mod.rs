@@ -1,5 +1,6 @@
 //! The command line: parses, calls the API, prints. It decides nothing that the server should decide.
 
+mod apply;
 pub(crate) mod args;
 mod complete;
 mod connect;
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Code> {
         Command::Config(command) => settings::config(global, command),
         Command::Project(args::ProjectCommand::Use { name }) => settings::use_project(global, name).await,
         Command::Completion { shell } => settings::completion(shell),
+        Command::Schema => apply::schema(),
         command => on_cloud(connect::Cloud::connect(global)?, command).await,
     }
 }
@@ -59,6 +61,8 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
             args::Explainable::Instance => instance::explain(cloud, &args.name).await,
             args::Explainable::Group => group::explain(cloud, &args.name).await,
         },
+        Command::Apply(args) => apply::apply(cloud, args).await,
+        Command::Diff(args) => apply::diff(cloud, &args).await,
         Command::Group(command) => group::run(cloud, command).await,
         Command::Exec(args) => session::exec(cloud, args).await,
         Command::Ssh(args) => session::ssh(cloud, args).await,
@@ -80,6 +84,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         | Command::Server(_)
         | Command::Doctor(_)
         | Command::Config(_)
+        | Command::Schema
         | Command::Completion { .. } => {
             unreachable!("carried out before a connection is needed")
         }

@@ -7,6 +7,7 @@ use yun_types::{Name, NameOrId, NodeSpec, ProjectSpec, Quota, TokenSpec};
 
 use super::{
     Code,
+    apply::{self, manifest::Kind},
     args::{
         ConfigCommand, Format, Global, NetworkCommand, NodeCommand, OperationCommand, ProjectCommand, Shell,
         TokenCommand,
@@ -84,7 +85,7 @@ pub(crate) async fn project(cloud: &Cloud, command: ProjectCommand) -> Result<Co
         }
         ProjectCommand::Show { name } => {
             let project = cloud.client.project_get().project(NameOrId::from(name)).send().await.explained()?;
-            output::object(&project, cloud.output, project.metadata.name.as_str())?;
+            apply::show(Kind::Project, &project, cloud.output, project.metadata.name.as_str())?;
         }
         ProjectCommand::Create { name, description, quota } => {
             let quota = quota.map_or_else(|| Ok(Quota::default()), |q| words::quota(&q))?;

@@ -10,6 +10,7 @@ use yun_types::{Group, GroupSpec, InstanceSpec, InstanceTemplate, NameOrId, Time
 
 use super::{
     Code,
+    apply::{self, manifest::Kind},
     args::Format,
     connect::{Cloud, Explained},
     launch, output, words,
@@ -24,7 +25,7 @@ pub(crate) async fn run(cloud: &Cloud, command: GroupCommand) -> Result<Code> {
         GroupCommand::Ls(args) => ls(cloud, args).await,
         GroupCommand::Show(one) => {
             let group = get(cloud, &one.group).await?;
-            output::object(&group, cloud.output, group.metadata.name.as_str())?;
+            apply::show(Kind::Group, &group, cloud.output, group.metadata.name.as_str())?;
             Ok(0)
         }
         GroupCommand::Scale { group, replicas, wait } => {

@@ -66,9 +66,11 @@ pub struct NodeFacts {
     pub arch: Arch,
     /// The processor's name.
     pub cpu_model: String,
-    /// What it lends to the pool: the machine less what the host keeps.
+    /// What it lends to the pool: the machine less what the host keeps. A full disk lends nothing.
+    #[serde(deserialize_with = "crate::size::there")]
     pub capacity: Size,
     /// What the machine has.
+    #[serde(deserialize_with = "crate::size::there")]
     pub total: Size,
     /// How the kernel limits processes.
     pub cgroup: CgroupVersion,
@@ -164,4 +166,21 @@ pub struct Node {
     pub spec: NodeSpec,
     /// Observed.
     pub status: NodeStatus,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_with_a_full_disk_is_still_read() {
+        let nothing = serde_json::json!({ "cpu": "2", "memory": "1Gi", "disk": "0" });
+        let facts = serde_json::json!({
+            "hostname": "n", "os": "Debian", "kernel": "6", "arch": "amd64", "cpu_model": "x", "capacity": nothing, "total": nothing,
+            "cgroup": "v1", "boot_id": "b", "drivers": [],
+        });
+        let facts: NodeFacts = serde_json::from_value(facts).unwrap();
+        assert_eq!(facts.capacity, Size { cpu: Cpu(2000), memory: Bytes::gib(1), disk: Bytes(0) });
+        assert_eq!(serde_json::from_value::<NodeFacts>(serde_json::to_value(&facts).unwrap()).unwrap(), facts);
+    }
 }

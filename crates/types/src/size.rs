@@ -127,6 +127,17 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// Reads what a machine has or lends, which may be nothing: only what is asked for has a least size.
+pub(crate) fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+    #[derive(Deserialize)]
+    struct Fields {
+        cpu: Cpu,
+        memory: Bytes,
+        disk: Bytes,
+    }
+    Fields::deserialize(deserializer).map(|Fields { cpu, memory, disk }| Size { cpu, memory, disk })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! What a node has, what it lends, and what is used of it now. Reads `/proc`, `/sys` and the file system; changes nothing.
 //!
-//! What a node lends (*capacity*) is what it has (*total*) less what the host keeps for itself: 5 % of the memory, at least 256 MiB; 5 % of the disk;
+//! What a node lends (*capacity*) is what it has (*total*) less what the host keeps for itself: 5 % of the memory, at least 256 MiB; 5 % of the disk, at most 10 GiB;
 //! no CPU, because the kernel shares that out by itself.
 
 use nix::sys::{
@@ -21,6 +21,8 @@ use super::Host;
 
 /// The least memory that the host keeps.
 const LEAST_RESERVE: Bytes = Bytes::mib(256);
+/// The most disk that the host keeps for itself.
+const MOST_DISK_RESERVE: Bytes = Bytes::gib(10);
 /// How long the disk usage of yun itself may be counted; what is not counted by then is not lent.
 const COUNT_LIMIT: Duration = Duration::from_secs(3);
 
@@ -63,7 +65,7 @@ fn lent_memory(total: Bytes) -> Bytes {
 }
 
 fn lent_disk(disk: Disk, ours: Bytes) -> Bytes {
-    whole_mib((disk.free + ours).saturating_sub(Bytes(disk.total.0 / 20)))
+    whole_mib((disk.free + ours).saturating_sub(MOST_DISK_RESERVE.min(Bytes(disk.total.0 / 20))))
 }
 
 /// Sizes that people can read.

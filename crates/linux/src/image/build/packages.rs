@@ -61,6 +61,8 @@ impl Packages {
                 .await
                 .map_err(|e| DriverError::io(format!("make the directory {}", dir.display()), e))?;
         }
+        let nothing = packages.nothing_installed();
+        tokio::fs::write(&nothing, "").await.map_err(|e| DriverError::io(format!("write {}", nothing.display()), e))?;
         if packages.suite.is_some() {
             packages.refresh(job).await?;
         }
@@ -80,6 +82,12 @@ impl Packages {
         self.cache.join("apt").join(&self.release)
     }
 
+    /// An empty list of installed packages. What the node has installed is no business of an image: it may be newer than anything that
+    /// its lists offer, and then apt would look for that version and find it nowhere.
+    fn nothing_installed(&self) -> PathBuf {
+        self.cache.join("apt/status")
+    }
+
     fn is_private(&self) -> bool {
         self.private.load(std::sync::atomic::Ordering::Relaxed)
     }
@@ -93,7 +101,8 @@ impl Packages {
             let index = |kind: &str| {
                 format!("Dir::Cache::{kind}={}", self.cache.join("apt").join(format!("{kind}.bin")).display())
             };
-            return tool.args(["-o", &index("pkgcache"), "-o", &index("srcpkgcache")]);
+            let status = format!("Dir::State::Status={}", self.nothing_installed().display());
+            return tool.args(["-o", &index("pkgcache"), "-o", &index("srcpkgcache"), "-o", &status]);
         }
         let lists = self.lists();
         let set = |key: &str, name: &str| format!("{key}={}", lists.join(name).display());

@@ -17,6 +17,9 @@ pub(super) struct Version {
 /// The oldest that is tried in practice.
 pub(super) const OLDEST: Version = Version { major: 7, minor: 2, micro: 0 };
 
+/// The first whose output file can have an input file beside it.
+const TWO_FILES: Version = Version { major: 8, minor: 1, micro: 0 };
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
@@ -24,6 +27,11 @@ impl fmt::Display for Version {
 }
 
 impl Version {
+    /// Whether one character device can read one file and write another.
+    pub(super) fn reads_and_writes_files(self) -> bool {
+        self >= TWO_FILES
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let number = text.split_once("version ")?.1.split([' ', '\n', '(']).next()?;
         let mut parts = number.split('.').map(|part| part.parse().ok());
@@ -171,6 +179,7 @@ mod tests {
         assert_eq!(Version::parse(debian).unwrap().to_string(), "10.0.2");
         assert_eq!(Version::parse("QEMU emulator version 7.2.15(qemu-7.2.15-3.fc38)").unwrap().to_string(), "7.2.15");
         assert!(Version::parse(debian).unwrap() > OLDEST);
+        assert!(Version::parse(debian).unwrap().reads_and_writes_files() && !OLDEST.reads_and_writes_files());
         assert_eq!(Version::parse("nonsense"), None);
     }
 

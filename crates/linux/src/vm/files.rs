@@ -144,6 +144,11 @@ impl Files {
     pub(super) fn pid(&self) -> PathBuf {
         self.run.join("pid")
     }
+    /// What old QEMUs call a pipe: `journal.in` leads to the hello, `journal.out` to the journal.
+    pub(super) fn journal_pipe(&self) -> PathBuf {
+        self.run.join("journal")
+    }
+
     pub(super) fn hello(&self) -> PathBuf {
         self.run.join("hello")
     }

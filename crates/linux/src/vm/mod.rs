@@ -261,10 +261,10 @@ impl InstanceDriver for VmDriver {
             }
             return Ok(self.handle(&plan, Some(&run)));
         }
-        let (_, verdict) = self.facts().await?;
+        let (qemu, verdict) = self.facts().await?;
         machine.files.make()?;
         launch::check(&plan, &machine.files)?;
-        let on = Circumstances::of(verdict.accel, &machine.files);
+        let on = Circumstances::of(verdict.accel, *qemu, &machine.files);
         let run = machine.start(&self.host, self.program(), &plan, on).await?;
         Ok(self.handle(&plan, Some(&run)))
     }

@@ -2,14 +2,11 @@
 
 use crate::{
     cloud::Cloud,
-    measure::{Measure, Must, percentile},
+    measure::{Measure, Must, cpu_seconds, percentile},
+    wire::{Server, load},
 };
 use anyhow::{Context as _, Result};
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 use yun_control::rows::InstanceRow;
 use yun_store::{Options, SqliteStore, Store, Table, Txn};
 use yun_types::{Generation, Instance, InstanceState, InstanceStatus, Metadata, Name, Power};
@@ -33,23 +30,20 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
         .into_inner();
     anyhow::ensure!(known.status.state == InstanceState::Stopped, "the instances have changed");
     let context = std::fs::read_to_string(cloud.root().join("config.toml"))?;
-    let mut gets = load(&context, CLIENTS, Duration::ZERO, async |client, turn| {
-        client.instance_get().instance(name(turn * 7919 % KNOWN)).send().await.map(drop).context("get failed")
-    })
-    .await?;
-    let mut paced = load(&context, CLIENTS, PAUSE, async |client, turn| {
-        client.instance_get().instance(name(turn * 7919 % KNOWN)).send().await.map(drop).context("get failed")
-    })
-    .await?;
-    let mut lists = load(&context, 1, Duration::ZERO, async |client, _| {
-        let page = client.instance_list().limit(500).send().await.context("list failed")?.into_inner();
-        anyhow::ensure!(page.items.len() == 500, "a page of {} instead of 500", page.items.len());
-        Ok(())
-    })
-    .await?;
+    let context: toml::Value = toml::from_str(&context)?;
+    let context = context["contexts"].as_table().and_then(|t| t.values().next()).context("no context")?;
+    let word = |key: &str| context[key].as_str().unwrap_or_default();
+    let server = Server::new(word("host"), word("ca"), word("token"))?;
+    let one = |turn: usize| format!("/v1/instances/{}", name(turn * 7919 % KNOWN));
+    let before = cpu_seconds(cloud.pid()?)?;
+    let mut gets = load(&server, CLIENTS, Duration::ZERO, TIME, one).await?;
+    let cpu = cpu_seconds(cloud.pid()?)? - before;
+    let mut paced = load(&server, CLIENTS, PAUSE, TIME, one).await?;
+    let mut lists = load(&server, 1, Duration::ZERO, TIME, |_| "/v1/instances?limit=500".to_owned()).await?;
     #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
-    let rate = gets.len() as f64 / TIME.as_secs_f64();
+    let (rate, each) = (gets.len() as f64 / TIME.as_secs_f64(), cpu * 1e6 / gets.len() as f64);
     Ok(vec![
+        Measure::new("api: get, processor time of the server for each request", each, "us"),
         Measure::new("api: get, 10,000 instances known, 64 clients without pause, rate", rate, "req/s"),
         Measure::new(
             "api: get, 10,000 instances known, 64 clients without pause, p50",
@@ -121,42 +115,4 @@ fn instance(number: usize) -> Result<Instance> {
             ..Default::default()
         },
     })
-}
-
-/// A closed loop of clients with a connection each; the times of all requests.
-async fn load(
-    context: &str,
-    clients: usize,
-    pause: Duration,
-    ask: impl AsyncFn(&yun_api::client::Client, usize) -> Result<()> + Copy,
-) -> Result<Vec<Duration>> {
-    let config: toml::Value = toml::from_str(context)?;
-    let context = config["contexts"].as_table().and_then(|t| t.values().next()).context("no context")?;
-    let word = |key: &str| context[key].as_str().unwrap_or_default();
-    let until = Instant::now() + TIME;
-    let loops = (0..clients).map(|client| {
-        let connection = crate::cloud::client(word("host"), word("ca"), word("token"));
-        async move {
-            let connection = connection?;
-            ask(&connection, client).await?;
-            let mut samples = Vec::new();
-            let mut turn = client;
-            while Instant::now() < until {
-                let begun = Instant::now();
-                ask(&connection, turn).await?;
-                samples.push(begun.elapsed());
-                if !pause.is_zero() {
-                    tokio::time::sleep(pause).await;
-                }
-                turn += clients;
-            }
-            anyhow::Ok(samples)
-        }
-    });
-    let all = futures_join(loops).await?;
-    Ok(all.into_iter().flatten().collect())
-}
-
-async fn futures_join<T>(tasks: impl Iterator<Item = impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
-    futures::future::try_join_all(tasks).await
 }

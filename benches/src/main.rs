@@ -10,6 +10,7 @@ mod idle;
 mod measure;
 mod store;
 mod vm;
+mod wire;
 
 use anyhow::Result;
 use measure::Measure;

@@ -1,5 +1,6 @@
 //! A measured number, what it must be, and its ratio to peers in the same run.
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -98,4 +99,11 @@ pub(crate) fn percentile(samples: &mut [Duration], percent: usize) -> f64 {
     samples.sort_unstable();
     let place = (samples.len() * percent / 100).min(samples.len().saturating_sub(1));
     samples.get(place).map_or(f64::NAN, |d| d.as_secs_f64() * 1000.0)
+}
+
+/// CPU seconds of a process so far: user and system, in ticks of a hundredth.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("a strange stat file")?.1.split_whitespace().collect();
+    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }

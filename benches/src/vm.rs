@@ -64,7 +64,8 @@ fn create(name: &str) -> Result<InstanceCreate> {
 fn greeting(address: SocketAddr, begun: Instant) -> Result<()> {
     loop {
         if let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(250)) {
-            stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+            // QEMU's own network accepts before the guest does, and such a connection may stay silent for ever.
+            stream.set_read_timeout(Some(Duration::from_millis(500)))?;
             let mut hello = [0; 4];
             if stream.read_exact(&mut hello).is_ok() && &hello == b"SSH-" {
                 return Ok(());

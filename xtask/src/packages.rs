@@ -30,13 +30,15 @@ const CLOUD: &[(&str, &str)] = &[
     ("ca-certificates", "/usr/sbin/update-ca-certificates"),
 ];
 
-/// What tests and benchmarks use beside it.
+/// What tests and benchmarks use beside it. Where a package has another name in an older Debian, that stands behind a bar.
 const TESTS: &[(&str, &str)] = &[
     ("skopeo", "/usr/bin/skopeo"),
     ("dnsutils", "/usr/bin/dig"),
     ("iputils-ping", "/usr/bin/ping"),
     ("curl", "/usr/bin/curl"),
     ("mtools", "/usr/bin/mcopy"),
+    ("docker-cli|docker.io", "/usr/bin/docker"),
+    ("docker-compose", "/usr/bin/docker-compose"),
 ];
 
 /// Installs what is missing.
@@ -55,12 +57,43 @@ pub(crate) fn setup(wanted: Wanted) -> Result<()> {
     let (qemu, others): (Vec<&str>, Vec<&str>) = missing.into_iter().partition(|p| p.starts_with("qemu"));
     apt(&["update", "-qq"], None)?;
     if !others.is_empty() {
-        install(&others, &[], None)?;
+        let _quiet = Quiet::begin();
+        let known = others.into_iter().map(known).collect::<Result<Vec<&str>>>()?;
+        install(&known, &[], None)?;
     }
     if !qemu.is_empty() {
         install_qemu()?;
     }
     Ok(())
+}
+
+/// The first of the names that this Debian knows.
+fn known(names: &str) -> Result<&str> {
+    let here =
+        |name: &&str| Command::new("apt-cache").args(["show", "-q=2", name]).output().is_ok_and(|o| o.status.success());
+    names.split('|').find(here).with_context(|| format!("this Debian has no package {names}"))
+}
+
+/// While it lives, no package starts its daemon: tests use Docker's command line, and nobody asked for its server.
+struct Quiet(Option<PathBuf>);
+
+impl Quiet {
+    fn begin() -> Self {
+        let policy = PathBuf::from("/usr/sbin/policy-rc.d");
+        let ours = !policy.exists() && fs::write(&policy, "#!/bin/sh\nexit 101\n").is_ok();
+        if ours {
+            let _ = Command::new("chmod").arg("755").arg(&policy).status();
+        }
+        Self(ours.then_some(policy))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if let Some(policy) = &self.0 {
+            let _ = fs::remove_file(policy);
+        }
+    }
 }
 
 /// QEMU's parts must be of one version: where one part already came from backports, the others have to come from there too.

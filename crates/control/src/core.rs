@@ -1,7 +1,7 @@
 //! The core that every resource works on: tables, caches, clock, journals, nodes. It owns them and decides nothing.
 
 use crate::{
-    auth::{Strangers, keys::Keys},
+    auth::{Doors, Strangers, keys::Keys},
     http::idempotency::Turns,
     instance::Promises,
     journal::Journal,
@@ -99,6 +99,8 @@ pub struct Control {
     pub works: Works,
     /// Whose secret a request carries.
     pub keys: Keys,
+    /// The server's own doors.
+    pub doors: Doors,
     /// How many strangers were refused of late.
     pub strangers: Strangers,
     /// Requests with the same idempotency key, one after the other.
@@ -128,6 +130,7 @@ impl Control {
         let tokens: Resource<TokenRow> = Resource::open(&store).await?;
         Ok(Self {
             keys: Keys::new(tokens.cache.clone()),
+            doors: Doors::default(),
             strangers: Strangers::default(),
             turns: Turns::default(),
             choosing_range: Mutex::default(),

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 use std::{net::SocketAddr, path::Path};
+use yun_types::{Name, Size};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -11,6 +12,8 @@ use std::{net::SocketAddr, path::Path};
 pub(crate) struct Config {
     /// The API's door.
     pub(crate) api: Api,
+    /// The door for Docker's clients.
+    pub(crate) docker: Docker,
     /// Networks of projects.
     pub(crate) network: Network,
     /// VMs.
@@ -27,6 +30,18 @@ pub(crate) struct Api {
     pub(crate) listen: SocketAddr,
     /// Names and addresses that the certificate is for, beside those of this host.
     pub(crate) names: Vec<String>,
+}
+
+/// `[docker]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Docker {
+    /// Whether `run/yun/docker.sock` answers.
+    pub(crate) enable: bool,
+    /// The project whose containers Docker's clients see and make.
+    pub(crate) project: Name,
+    /// The size of containers that are made without `--cpus` and `--memory`.
+    pub(crate) size: Size,
 }
 
 /// `[network]`
@@ -82,6 +97,14 @@ pub(crate) enum LogFormat {
 impl Default for Api {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 7443)), names: Vec::new() }
+    }
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        let size =
+            Size { cpu: yun_types::Cpu(250), memory: yun_types::Bytes::mib(256), disk: yun_types::Bytes::gib(2) };
+        Self { enable: true, project: Name::default_project(), size }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod doctor;
+mod doors;
 pub(crate) mod lifecycle;
 mod logging;
 mod marker;

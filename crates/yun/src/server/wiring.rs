@@ -31,7 +31,10 @@ use yun_linux::{
 use yun_store::{Options, SqliteStore, Store, StoreError};
 use yun_types::{NodeFacts, NodeUsage};
 
-use super::config::{self, Config};
+use super::{
+    config::{self, Config},
+    doors,
+};
 use crate::cli::context::{Context, Contexts, admin_file};
 
 /// How long parts may take to let go of what they hold.
@@ -87,11 +90,19 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
     if !yun_linux::host::listener::answer_at_once(running.address).unwrap_or(false) {
         tracing::warn!(address = %running.address, "cannot make connections answer at once: some answers will come 40 ms late");
     }
-    leave_context(&control, root, running.address).await?;
+    let local = leave_context(&control, root, running.address).await?;
 
     let link = Arc::new(LocalLink(Arc::clone(&control)));
     let machine = Arc::new(Machine { host: host.clone(), meter: UsageMeter::default() });
-    let agent = Agent::start(AgentConfig::new(host.state()), link, drivers(config, host)?, machine, clock, &tasks)?;
+    let agent = Agent::start(
+        AgentConfig::new(host.state()),
+        link,
+        drivers(config, host)?,
+        machine,
+        Arc::clone(&clock),
+        &tasks,
+    )?;
+    doors::start(config, host, &control, &local, &clock, &tasks);
     // Who is told that the cloud is up may launch at once. A node that takes longer is told of by `yun node ls` when it comes.
     if tokio::time::timeout(FIRST_NODE, agent.registered()).await.is_err() {
         tracing::warn!("this machine is still finding out what it can do; the cloud is up without it");
@@ -173,7 +184,7 @@ fn nothing() -> yun_types::Size {
 }
 
 /// Leaves the administrator's context in a file that only root reads: where `up` and the command line of this machine look.
-async fn leave_context(control: &Arc<Control>, root: &Path, address: SocketAddr) -> Result<()> {
+async fn leave_context(control: &Arc<Control>, root: &Path, address: SocketAddr) -> Result<Context> {
     let path = admin_file(root);
     let mut contexts = Contexts::load(&path).unwrap_or_default();
     let kept = contexts.contexts.get("local").and_then(|c| c.token.clone());
@@ -187,8 +198,9 @@ async fn leave_context(control: &Arc<Control>, root: &Path, address: SocketAddr)
         .context("cannot read the certificate authority")?;
     let context = Context { host: format!("https://{address}"), ca: Some(ca), token: Some(token), project: None };
     contexts.current = Some("local".into());
-    contexts.contexts.insert("local".into(), context);
-    contexts.save(&path)
+    contexts.contexts.insert("local".into(), context.clone());
+    contexts.save(&path)?;
+    Ok(context)
 }
 
 /// What this machine's drivers can do.

@@ -1,0 +1,197 @@
+//! `docker create`, and the first half of `docker run`: an instance that does not run yet.
+
+use super::{
+    super::{
+        body::{self, Body, json},
+        fault::{Answer, Fault},
+        names,
+        server::Ask,
+    },
+    host_config,
+    request::{Request, slim},
+};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use yun_api::cloud::InstanceCreate;
+use yun_types::{ContainerOptions, Image, InstanceSpec, Labels, Power, PublishedPort};
+
+/// How often another name is invented, or other ports are chosen, when those were taken.
+const TRIES: usize = 5;
+
+/// Makes a container.
+pub(crate) async fn create(ask: Ask) -> Answer<Response<Body>> {
+    let Ask { door, cloud, query, mut body, .. } = ask;
+    let raw: Value = body::read(&mut body).await?;
+    let asked: Request = serde_json::from_value(raw.clone())
+        .map_err(|e| Fault::bad(format!("the request is not the JSON that was expected: {e}")))?;
+    let given = query.get("name").map(|name| name.trim_start_matches('/').to_owned());
+    if let Some(name) = given.as_ref().filter(|name| !names::is_valid(name)) {
+        return Err(Fault::bad(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")));
+    }
+    if let Some(platform) = query.get("platform").filter(|p| !p.starts_with("linux")) {
+        return Err(Fault::bad(format!(
+            "platform {platform} is not supported by yun: use linux, or leave --platform out"
+        )));
+    }
+    host_config::check(&asked.host_config)?;
+    let image = cloud.image(&asked.image).await?;
+    let ask = Wanted { asked: &asked, image: &image, usual: door.config.size };
+    let seen = door.follower.seen();
+    if let Some(name) = &given
+        && let Some(other) = seen.iter().find(|i| names::of(i) == name && i.metadata.deleting.is_none())
+        // It may be gone since.
+        && let Ok(other) = cloud.container(other.metadata.id).await
+        && names::of(&other) == name
+    {
+        return Err(taken(name, &names::id(other.metadata.id)));
+    }
+    let mut published: Vec<PublishedPort> = seen.iter().flat_map(|i| i.spec.publish.clone()).collect();
+    let mut last = Fault::broken("no name was free");
+    for attempt in 0..TRIES {
+        let shown = given.clone().unwrap_or_else(|| names::invented(|most| rand::random_range(0..most)));
+        let (name, other) = match attempt {
+            0 => names::cloud_name(&shown),
+            // A container that was renamed away from this name still has it in the cloud.
+            _ => (names::slug(&format!("{shown} {}", rand::random::<u64>())), true),
+        };
+        let mut labels = ask.labels(&raw);
+        if other {
+            labels.insert(names::NAME.into(), shown.clone());
+        }
+        let spec = ask.spec(&published)?;
+        let chosen = spec.publish.clone();
+        let body = InstanceCreate { name: name.clone(), labels, spec };
+        match cloud.create(body).await {
+            Ok(operation) => {
+                let id = names::id(operation.spec.target.id);
+                return Ok(json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": [] })));
+            }
+            Err(fault) if fault.status == StatusCode::CONFLICT && fault.message.contains("exists in project") => {
+                if let Some(other) = holder(&cloud, &shown).await? {
+                    return Err(taken(&shown, &other));
+                }
+                last = fault;
+            }
+            // Ports that this door chose itself, and somebody else has.
+            Err(fault)
+                if fault.status == StatusCode::CONFLICT && ask.chooses_ports() && fault.message.contains("port") =>
+            {
+                published.extend(chosen);
+                last = fault;
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    Err(last)
+}
+
+async fn holder(cloud: &super::super::cloud::Cloud, shown: &str) -> Answer<Option<String>> {
+    let all = cloud.containers().await?;
+    Ok(all.iter().find(|i| names::of(i) == shown).map(|i| names::id(i.metadata.id)))
+}
+
+fn taken(name: &str, id: &str) -> Fault {
+    Fault::conflict(format!(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{id}\". You have to remove (or rename) that container to be able to reuse that name."
+    ))
+}
+
+/// A container that was asked for.
+struct Wanted<'a> {
+    asked: &'a Request,
+    image: &'a Image,
+    usual: yun_types::Size,
+}
+
+impl Wanted<'_> {
+    fn labels(&self, raw: &Value) -> Labels {
+        let config = self.image.status.facts.config.as_ref();
+        let mut labels: Labels = config.map(|c| c.labels.clone()).unwrap_or_default();
+        labels.extend(self.asked.labels.clone());
+        labels.retain(|key, _| !key.starts_with(names::OWN));
+        let mut kept = raw.clone();
+        if let Some(map) = kept.as_object_mut() {
+            for shown_elsewhere in ["Labels", "Env", "Cmd", "Entrypoint"] {
+                map.remove(shown_elsewhere);
+            }
+        }
+        if let Some(kept) = slim(kept) {
+            labels.insert(names::REQUEST.into(), kept.to_string());
+        }
+        if self.asked.host_config.auto_remove {
+            labels.insert(names::AUTO_REMOVE.into(), "true".into());
+        }
+        labels
+    }
+
+    fn chooses_ports(&self) -> bool {
+        let host = &self.asked.host_config;
+        let open = |b: &super::request::Binding| matches!(b.host_port.as_str(), "" | "0");
+        host.publish_all_ports || host.port_bindings.values().flatten().flatten().any(open)
+    }
+
+    fn spec(&self, taken: &[PublishedPort]) -> Answer<InstanceSpec> {
+        let (asked, host) = (self.asked, &self.asked.host_config);
+        if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
+            return Err(Fault::bad("can't create 'AutoRemove' container with restart policy"));
+        }
+        let (mounts, named) = host_config::mounts(asked)?;
+        if let Some(volume) = named.first() {
+            return Err(Fault::unsupported(format!(
+                "cannot mount volume {:?} at {}: this yun has no named volumes; mount a directory of the host, as in -v /srv/data:{}",
+                volume.volume, volume.target, volume.target
+            )));
+        }
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let positive = |n: i64| u32::try_from(n).ok().filter(|n| *n > 0);
+        Ok(InstanceSpec {
+            kind: None,
+            image: self.image.metadata.id.to_string(),
+            size: host_config::size(host, self.usual, self.image.status.facts.min_disk)?,
+            power: Power::Stopped,
+            restart: host_config::restart(&host.restart_policy)?,
+            restart_count: 0,
+            publish: host_config::ports(asked, || host_config::free_port(taken, rand::random))?,
+            node: None,
+            stop_timeout: asked.stop_timeout.and_then(|n| u32::try_from(n).ok()),
+            container: ContainerOptions {
+                // Docker's way to say "none" is one empty word.
+                entrypoint: asked.entrypoint.clone().filter(|words| !words.is_empty()).map(|mut words| {
+                    words.retain(|word| !word.is_empty() || words_matter(&asked.entrypoint));
+                    words
+                }),
+                command: asked.cmd.clone(),
+                env: environment(&asked.env),
+                user: text(&asked.user),
+                workdir: text(&asked.working_dir),
+                stop_signal: text(&asked.stop_signal),
+                pids: host.pids_limit.and_then(positive),
+                tty: asked.tty,
+                mounts,
+            },
+            vm: Default::default(),
+        })
+    }
+}
+
+/// Whether an entrypoint has more than one empty word: then empty words are arguments.
+fn words_matter(entrypoint: &Option<Vec<String>>) -> bool {
+    entrypoint.as_ref().is_some_and(|words| words.len() > 1)
+}
+
+/// `NAME=value` lines as a map. A name alone has nothing to say here: the client has put in what it knew.
+fn environment(lines: &[String]) -> BTreeMap<String, String> {
+    lines.iter().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environment_lines_become_a_map() {
+        let map = environment(&["A=1=2".into(), "B".into(), "C=".into()]);
+        assert_eq!(map.into_iter().collect::<Vec<_>>(), [("A".into(), "1=2".into()), ("C".into(), String::new())]);
+    }
+}

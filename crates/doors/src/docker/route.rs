@@ -92,9 +92,10 @@ pub(super) async fn route(mut ask: Ask, method: &Method, path: &[&str]) -> Answe
 
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => Err(Fault::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "This node is not a swarm manager: yun places containers itself; see yun node ls, and yun secret for secrets",
+            "This node is not a swarm manager: yun places containers itself; see yun node ls",
         )),
-        (_, ["plugins", ..]) if method == GET => Ok(super::body::ok(&[(); 0])),
+        (GET, ["plugins"]) => Ok(super::body::ok(&[(); 0])),
+        (_, ["plugins", name, ..]) => Err(Fault::missing(format!("plugin \"{name}\" not found: yun has none"))),
         _ => Err(Fault::missing(format!("page not found: yun does not answer {method} /{}", path.join("/")))),
     }
 }

@@ -70,8 +70,15 @@ impl fmt::Display for Reference {
 /// The reference under which Docker knows an image.
 pub(super) fn of(image: &Image) -> String {
     let kept = image.metadata.labels.get(REFERENCE).map(String::as_str);
-    let loaded = || image.spec.source.strip_prefix(LOADED);
-    kept.or_else(loaded).map_or_else(|| format!("{}:latest", image.metadata.name), str::to_owned)
+    let source = &image.spec.source;
+    let loaded = || source.strip_prefix(LOADED).map(str::to_owned);
+    let pulled = || {
+        let registry = source.split_once('/')?.0;
+        let named = registry == "localhost" || (registry.contains(['.', ':']) && !registry.ends_with(':'));
+        named.then(|| Reference::parse(source)).flatten().map(|reference| reference.to_string())
+    };
+    let named = kept.map(str::to_owned).or_else(loaded).or_else(pulled);
+    named.unwrap_or_else(|| format!("{}:latest", image.metadata.name))
 }
 
 /// Whether this image is meant.
@@ -102,6 +109,28 @@ mod tests {
         assert_eq!(Reference::parse("a@sha256:00").unwrap().digest.as_deref(), Some("sha256:00"));
         for bad in ["", "UPPER", ":tag", "a:", "/a", "a b"] {
             assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_known_by_what_it_came_from() {
+        let image = |source: &str| -> Image {
+            serde_json::from_value(serde_json::json!({
+                "metadata": { "id": uuid::Uuid::nil(), "name": "web", "created": chrono::DateTime::UNIX_EPOCH, "generation": 1 },
+                "spec": { "source": source },
+                "status": { "facts": { "digest": format!("sha256:{}", "a".repeat(64)), "kind": "container", "arch": "amd64", "size": "1M", "min_disk": "1M" } },
+            }))
+            .unwrap()
+        };
+        for (source, shown) in [
+            ("docker.io/library/nginx:1.27", "nginx:1.27"),
+            ("localhost:5000/team/web:1", "localhost:5000/team/web:1"),
+            ("docker load: box:2", "box:2"),
+            ("https://example.org/x.tar", "web:latest"),
+            ("recipe busybox", "web:latest"),
+        ] {
+            assert_eq!(of(&image(source)), shown);
+            assert!(means(shown, &image(source)) && !means("other", &image(source)));
         }
     }
 

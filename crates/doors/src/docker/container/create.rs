@@ -145,34 +145,35 @@ impl Wanted<'_> {
         }
         let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let positive = |n: i64| u32::try_from(n).ok().filter(|n| *n > 0);
-        Ok(InstanceSpec {
-            kind: None,
-            image: self.image.metadata.id.to_string(),
-            size: host_config::size(host, self.usual, self.image.status.facts.min_disk)?,
-            power: Power::Stopped,
-            restart: host_config::restart(&host.restart_policy)?,
-            restart_count: 0,
-            publish: host_config::ports(asked, || host_config::free_port(taken, rand::random))?,
-            node: None,
-            stop_timeout: asked.stop_timeout.and_then(|n| u32::try_from(n).ok()),
-            container: ContainerOptions {
-                // Docker's way to say "none" is one empty word.
-                entrypoint: asked.entrypoint.clone().filter(|words| !words.is_empty()).map(|mut words| {
-                    words.retain(|word| !word.is_empty() || words_matter(&asked.entrypoint));
-                    words
-                }),
-                command: asked.cmd.clone(),
-                env: environment(&asked.env),
-                user: text(&asked.user),
-                workdir: text(&asked.working_dir),
-                stop_signal: text(&asked.stop_signal),
-                pids: host.pids_limit.and_then(positive),
-                tty: asked.tty,
-                mounts,
-            },
-            vm: Default::default(),
-        })
+        let mut spec = plain(&self.image.metadata.id.to_string());
+        spec.size = host_config::size(host, self.usual, self.image.status.facts.min_disk)?;
+        spec.power = Power::Stopped;
+        spec.restart = host_config::restart(&host.restart_policy)?;
+        spec.publish = host_config::ports(asked, || host_config::free_port(taken, rand::random))?;
+        spec.stop_timeout = asked.stop_timeout.and_then(|n| u32::try_from(n).ok());
+        spec.container = ContainerOptions {
+            // Docker's way to say "none" is one empty word.
+            entrypoint: asked.entrypoint.clone().filter(|words| !words.is_empty()).map(|mut words| {
+                words.retain(|word| !word.is_empty() || words_matter(&asked.entrypoint));
+                words
+            }),
+            command: asked.cmd.clone(),
+            env: environment(&asked.env),
+            user: text(&asked.user),
+            workdir: text(&asked.working_dir),
+            stop_signal: text(&asked.stop_signal),
+            pids: host.pids_limit.and_then(positive),
+            tty: asked.tty,
+            mounts,
+            ..ContainerOptions::default()
+        };
+        Ok(spec)
     }
+}
+
+/// The spec of an image about which nothing else was said.
+fn plain(image: &str) -> InstanceSpec {
+    serde_json::from_value(json!({ "image": image })).expect("every other field has a default")
 }
 
 /// Whether an entrypoint has more than one empty word: then empty words are arguments.

@@ -133,10 +133,10 @@ impl Cloud {
     /// The image that a client means.
     pub(super) async fn image(&self, text: &str) -> Answer<Image> {
         let images = self.images().await?;
-        images.into_iter().find(|image| reference::means(text, image)).ok_or_else(|| {
-            let shown = reference::Reference::parse(text).map_or_else(|| text.to_owned(), |r| r.to_string());
-            Fault::missing(format!("No such image: {shown}"))
-        })
+        images
+            .into_iter()
+            .find(|image| reference::means(text, image))
+            .ok_or_else(|| Fault::missing(format!("No such image: {}", reference::shown(text))))
     }
 
     /// A session whose other end is a process in a container.

@@ -171,6 +171,10 @@ fn between(change: &Happening, now: Timestamp) -> Vec<Value> {
         (Some(Status::Paused), Status::Running) => tell("unpause", None, now),
         _ => {}
     }
+    let health = |instance: &Instance| instance.status.health.as_ref().map(|health| health.state);
+    if let Some(state) = health(after).filter(|state| before.is_some_and(|b| health(b) != Some(*state))) {
+        tell(&format!("health_status: {state}"), None, now);
+    }
     if let Some(before) = before
         && names::of(before) != names::of(after)
     {

@@ -67,6 +67,11 @@ impl fmt::Display for Reference {
     }
 }
 
+/// A reference as Docker writes it; as it is if it is none.
+pub(super) fn shown(text: &str) -> String {
+    Reference::parse(text).map_or_else(|| text.to_owned(), |reference| reference.to_string())
+}
+
 /// The reference under which Docker knows an image.
 pub(super) fn of(image: &Image) -> String {
     let kept = image.metadata.labels.get(REFERENCE).map(String::as_str);

@@ -9,6 +9,7 @@ use super::{
     },
     host_config,
     request::{Request, slim},
+    walls,
 };
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -165,6 +166,8 @@ impl Wanted<'_> {
             pids: host.pids_limit.and_then(positive),
             tty: asked.tty,
             mounts,
+            health: walls::health(asked.healthcheck.as_ref())?,
+            security: walls::security(host)?,
             ..ContainerOptions::default()
         };
         Ok(spec)

@@ -36,7 +36,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("Sysctls", "--sysctl", "leave it out"),
     ("Ulimits", "--ulimit", "leave it out"),
     ("UTSMode", "--uts", "leave it out"),
-    ("UsernsMode", "--userns", "leave it out"),
     ("VolumeDriver", "--volume-driver", "leave it out"),
     ("VolumesFrom", "--volumes-from", "name each volume with -v"),
 ];
@@ -47,6 +46,7 @@ const ONLY: &[(&str, &str, &[&str])] = &[
     ("IpcMode", "--ipc", &["private", "shareable"]),
     ("Isolation", "--isolation", &["default"]),
     ("PidMode", "--pid", &[]),
+    ("UsernsMode", "--userns", &["host"]),
     ("Runtime", "--runtime", &["crun", "runc", "io.containerd.runc.v2"]),
 ];
 
@@ -70,12 +70,6 @@ pub(super) fn check(host: &Host) -> Answer<()> {
         return Err(Fault::bad(format!(
             "--log-driver {log} is not supported by yun: leave it out; the cloud keeps what containers write and rotates it"
         )));
-    }
-    if host.privileged {
-        return Err(Fault::new(
-            http::StatusCode::FORBIDDEN,
-            "--privileged is refused by yun: it would make the container the host's root; ask for what it needs by name, as in --cap-add NET_ADMIN",
-        ));
     }
     if let Some(option) = host.storage_opt.keys().find(|option| *option != "size") {
         return Err(Fault::bad(format!("--storage-opt {option} is not supported by yun: use --storage-opt size=2G")));
@@ -255,7 +249,6 @@ mod tests {
             (json!({ "PidMode": "host" }), "--pid host"),
             (json!({ "IpcMode": "host" }), "--ipc host"),
             (json!({ "Links": ["db:db"] }), "the other container's name"),
-            (json!({ "Privileged": true }), "--cap-add NET_ADMIN"),
             (json!({ "LogConfig": { "Type": "syslog" } }), "--log-driver syslog"),
             (json!({ "StorageOpt": { "dm.x": "1" } }), "--storage-opt size=2G"),
         ] {

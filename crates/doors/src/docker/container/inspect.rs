@@ -5,7 +5,6 @@ use super::{
         body::{Body, ok},
         fault::Answer,
         names,
-        reference::Reference,
         server::Ask,
         words::moment,
     },
@@ -35,7 +34,7 @@ fn request(instance: &Instance) -> Value {
 pub(super) fn image_shown(instance: &Instance) -> String {
     match request(instance)["Image"].as_str() {
         Some(image) => image.to_owned(),
-        None => Reference::parse(&instance.spec.image).map_or_else(|| instance.spec.image.clone(), |r| r.repository),
+        None => instance.spec.image.clone(),
     }
 }
 
@@ -145,9 +144,9 @@ fn host_config(instance: &Instance, request: &Value) -> Value {
         "Memory": spec.size.memory.0,
         "NanoCpus": u64::from(spec.size.cpu.0) * 1_000_000,
         "PidsLimit": options.pids,
-        "Privileged": false,
+        "Privileged": options.security.privileged,
         "CapAdd": asked["CapAdd"], "CapDrop": asked["CapDrop"],
-        "ReadonlyRootfs": asked["ReadonlyRootfs"] == true,
+        "ReadonlyRootfs": options.security.read_only,
         "SecurityOpt": asked["SecurityOpt"],
         "Mounts": asked["Mounts"],
         "IpcMode": "private", "CgroupnsMode": "private", "PidMode": "", "UTSMode": "", "UsernsMode": "", "Runtime": "crun",

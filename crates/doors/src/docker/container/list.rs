@@ -5,8 +5,7 @@ use super::{
         body::{Body, ok},
         fault::{Answer, Fault},
         filters::Filters,
-        names,
-        reference::Reference,
+        names, reference,
         server::Ask,
         words::span,
     },
@@ -81,7 +80,7 @@ fn wanted(filters: &Filters, instance: &Instance) -> bool {
         && filters
             .any("exited", |code| Status::of(instance) == Status::Exited && exit_code(instance).to_string() == code)
         && filters.any("ancestor", |image| is_of(instance, image))
-        && filters.any("health", |wanted| health(instance).unwrap_or("none") == wanted)
+        && filters.any("health", |wanted| health(instance).as_deref().unwrap_or("none") == wanted)
         && filters.any("publish", |wanted| port(wanted, &|p| p.host.get()))
         && filters.any("expose", |wanted| port(wanted, &|p| p.guest.get()))
         && filters.any("network", |wanted| networks(instance).as_object().is_some_and(|all| all.contains_key(wanted)))
@@ -96,10 +95,9 @@ fn wanted(filters: &Filters, instance: &Instance) -> bool {
 
 /// Whether it was made from this image.
 fn is_of(instance: &Instance, image: &str) -> bool {
-    let whole = |text: &str| Reference::parse(text).map(|r| r.to_string());
     let digest = instance.status.image.as_ref().map(|pin| pin.digest.hex());
     let digits = image.strip_prefix("sha256:").unwrap_or(image);
-    whole(image) == whole(&image_shown(instance))
+    reference::shown(image) == reference::shown(&image_shown(instance))
         || (digits.len() >= 4 && names::is_prefix(digits) && digest.is_some_and(|digest| digest.starts_with(digits)))
 }
 

@@ -13,6 +13,7 @@ mod request;
 mod state;
 mod top;
 mod wait;
+mod walls;
 
 pub(super) use attach::{Readers, attach};
 pub(super) use change::{rename, update};

@@ -72,7 +72,14 @@ pub(super) fn sentence(instance: &Instance, now: Timestamp) -> String {
     let ended = status.exit.map(|exit| exit.at);
     match Status::of(instance) {
         Status::Created => "Created".into(),
-        Status::Running => format!("{}{}", up(), health(instance).map_or_else(String::new, |h| format!(" ({h})"))),
+        Status::Running => format!(
+            "{}{}",
+            up(),
+            health(instance).map_or_else(String::new, |health| match health.as_str() {
+                "starting" => " (health: starting)".to_owned(),
+                word => format!(" ({word})"),
+            })
+        ),
         Status::Paused => format!("{} (Paused)", up()),
         Status::Restarting => format!("Restarting ({}){}", exit_code(instance), ago(ended)),
         Status::Removing => "Removal In Progress".into(),
@@ -82,8 +89,9 @@ pub(super) fn sentence(instance: &Instance, now: Timestamp) -> String {
 }
 
 /// The word for its health, if it is checked.
-pub(super) fn health(_instance: &Instance) -> Option<&'static str> {
-    None
+pub(super) fn health(instance: &Instance) -> Option<String> {
+    instance.spec.container.health.as_ref()?;
+    Some(instance.status.health.as_ref().map_or_else(|| "starting".to_owned(), |health| health.state.to_string()))
 }
 
 /// The state in `docker inspect`.
@@ -105,7 +113,13 @@ pub(super) fn detailed(instance: &Instance) -> Value {
         "FinishedAt": moment(status.exit.map(|exit| exit.at)),
     });
     if let Some(health) = health(instance) {
-        value["Health"] = json!({ "Status": health, "FailingStreak": 0, "Log": [] });
+        let status = instance.status.health.clone().unwrap_or_default();
+        let log = status.checked.map(|at| {
+            let code = i32::from(status.failures > 0);
+            json!({ "Start": moment(Some(at)), "End": moment(Some(at)), "ExitCode": code, "Output": status.output })
+        });
+        let log: Vec<Value> = log.into_iter().collect();
+        value["Health"] = json!({ "Status": health, "FailingStreak": status.failures, "Log": log });
     }
     value
 }

@@ -6,6 +6,7 @@
 mod api;
 mod cloud;
 mod container;
+mod docker;
 mod idle;
 mod measure;
 mod store;
@@ -15,7 +16,7 @@ mod wire;
 use anyhow::Result;
 use measure::Measure;
 
-const ALL: [&str; 5] = ["store", "api", "container", "vm", "idle"];
+const ALL: [&str; 6] = ["store", "api", "container", "docker", "vm", "idle"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -35,6 +36,7 @@ async fn main() -> Result<()> {
             "store" => store::run().await,
             "api" => api::run().await,
             "container" => container::run().await,
+            "docker" => docker::run().await,
             "vm" => vm::run().await,
             _ => idle::run().await,
         };

@@ -365,6 +365,74 @@ fn events_are_told_while_they_happen_and_afterwards() {
 }
 
 #[test]
+fn compose_brings_services_up_in_order_and_down_again() {
+    let program = Path::new("/usr/bin/docker-compose");
+    if !real("docker-compose") {
+        return;
+    }
+    if !program.exists() {
+        eprintln!("SKIPPED docker-compose: it is not installed (cargo xtask setup installs it)");
+        return;
+    }
+    let cloud = Cloud::with_box();
+    let docker = Docker(&cloud);
+    let shop = cloud.root().join("shop");
+    std::fs::create_dir(&shop).unwrap();
+    let port = common::free_port();
+    let file = format!(
+        r#"
+version: "2.4"
+services:
+  db:
+    image: box
+    network_mode: bridge
+    command: sh -c 'sleep 1; touch /tmp/ready; exec sleep 1000'
+    healthcheck:
+      test: ["CMD", "test", "-e", "/tmp/ready"]
+      interval: 1s
+      retries: 60
+  web:
+    image: box
+    network_mode: bridge
+    command: sh -c 'mkdir -p /www; echo $$MODE > /www/index.html; exec httpd -f -p 80 -h /www'
+    environment:
+      MODE: open
+    ports: ["127.0.0.1:{port}:80"]
+    depends_on:
+      db:
+        condition: service_healthy
+"#
+    );
+    std::fs::write(shop.join("docker-compose.yml"), file).unwrap();
+    let compose = |words: &[&str]| {
+        let output = docker.command(program).args(words).current_dir(&shop).output().unwrap();
+        assert!(
+            output.status.success(),
+            "docker-compose {}: {}\n{}",
+            words.join(" "),
+            text(&output.stderr),
+            cloud.log()
+        );
+        text(&output.stdout)
+    };
+    compose(&["up", "-d"]);
+    cloud.until("it is open", || common::http("127.0.0.1", port).is_some_and(|a| a == "open\n"));
+    assert_eq!(docker.inspect("shop_db_1")["State"]["Health"]["Status"], "healthy", "web waits for it");
+    let ps = compose(&["ps"]);
+    assert!(ps.contains("shop_web_1") && ps.contains("Up (healthy)"), "{ps}");
+    assert_eq!(compose(&["exec", "-T", "web", "sh", "-c", "echo $MODE"]), "open\n");
+    // Nothing changes when nothing is changed.
+    let before = docker.ok(&["ps", "-q"]);
+    compose(&["up", "-d"]);
+    assert_eq!(docker.ok(&["ps", "-q"]), before);
+    compose(&["stop", "-t", "0"]);
+    assert_eq!(docker.ok(&["ps", "-q"]), "");
+    compose(&["start"]);
+    compose(&["down", "-t", "0"]);
+    assert_eq!(docker.ok(&["ps", "-aq"]), "");
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_the_way_out() {
     if !real("docker refusals") {
         return;

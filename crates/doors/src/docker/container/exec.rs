@@ -74,9 +74,13 @@ enum Progress {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Request {
+    #[serde(deserialize_with = "or_empty")]
     attach_stdin: bool,
+    #[serde(deserialize_with = "or_empty")]
     attach_stdout: bool,
+    #[serde(deserialize_with = "or_empty")]
     attach_stderr: bool,
+    #[serde(deserialize_with = "or_empty")]
     tty: bool,
     #[serde(deserialize_with = "or_empty")]
     cmd: Vec<String>,
@@ -86,6 +90,7 @@ struct Request {
     user: String,
     #[serde(deserialize_with = "or_empty")]
     working_dir: String,
+    #[serde(deserialize_with = "or_empty")]
     privileged: bool,
     /// Rows, then columns.
     console_size: Option<(u16, u16)>,
@@ -121,6 +126,7 @@ fn check_running(instance: &Instance, text: &str) -> Answer<()> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Start {
+    #[serde(deserialize_with = "or_empty")]
     detach: bool,
     console_size: Option<(u16, u16)>,
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Request {
+    #[serde(deserialize_with = "or_empty")]
     pub(super) image: String,
     #[serde(deserialize_with = "words")]
     pub(super) entrypoint: Option<Vec<String>>,
@@ -25,8 +26,11 @@ pub(super) struct Request {
     pub(super) hostname: String,
     #[serde(deserialize_with = "or_empty")]
     pub(super) domainname: String,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) tty: bool,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) open_stdin: bool,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) stdin_once: bool,
     #[serde(deserialize_with = "or_empty")]
     pub(super) stop_signal: String,
@@ -48,9 +52,13 @@ pub(super) struct Request {
 pub(super) struct Health {
     #[serde(deserialize_with = "or_empty")]
     pub(super) test: Vec<String>,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) interval: i64,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) timeout: i64,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) start_period: i64,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) retries: i64,
 }
 
@@ -66,18 +74,26 @@ pub(super) struct Host {
     pub(super) tmpfs: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_empty")]
     pub(super) port_bindings: BTreeMap<String, Option<Vec<Binding>>>,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) publish_all_ports: bool,
     #[serde(deserialize_with = "or_empty")]
     pub(super) network_mode: String,
     #[serde(deserialize_with = "or_empty")]
     pub(super) restart_policy: Restart,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) auto_remove: bool,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) memory: i64,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) nano_cpus: i64,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) cpu_quota: i64,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) cpu_period: i64,
     pub(super) pids_limit: Option<i64>,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) privileged: bool,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) readonly_rootfs: bool,
     #[serde(deserialize_with = "or_empty")]
     pub(super) cap_add: Vec<String>,
@@ -98,6 +114,7 @@ pub(super) struct Host {
 pub(super) struct Restart {
     #[serde(deserialize_with = "or_empty")]
     pub(super) name: String,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) maximum_retry_count: u32,
 }
 
@@ -115,11 +132,13 @@ pub(super) struct Binding {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct MountRequest {
-    #[serde(rename = "Type")]
+    #[serde(rename = "Type", deserialize_with = "or_empty")]
     pub(super) kind: String,
     #[serde(deserialize_with = "or_empty")]
     pub(super) source: String,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) target: String,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) read_only: bool,
     #[serde(deserialize_with = "or_empty")]
     pub(super) tmpfs_options: TmpfsOptions,
@@ -129,6 +148,7 @@ pub(super) struct MountRequest {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct TmpfsOptions {
+    #[serde(deserialize_with = "or_empty")]
     pub(super) size_bytes: u64,
 }
 

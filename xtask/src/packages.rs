@@ -33,6 +33,8 @@ const CLOUD: &[(&str, &str)] = &[
 /// What tests and benchmarks use beside it. Where a package has another name in an older Debian, that stands behind a bar.
 const TESTS: &[(&str, &str)] = &[
     ("skopeo", "/usr/bin/skopeo"),
+    ("docker-registry", "/usr/bin/docker-registry"),
+    ("apache2-utils", "/usr/bin/htpasswd"),
     ("dnsutils", "/usr/bin/dig"),
     ("iputils-ping", "/usr/bin/ping"),
     ("curl", "/usr/bin/curl"),

@@ -91,6 +91,7 @@ impl NodeLink for Callback {
         let source = match input {
             ImageInput::Upload(stream) => ImageSource::Upload(stream),
             ImageInput::Url(url) => ImageSource::Url(url),
+            ImageInput::Registry(pull) => ImageSource::Registry(pull),
         };
         let ImportRequest { format, checksum, config } = request;
         let options = ImportOptions { format, checksum, config };

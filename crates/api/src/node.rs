@@ -15,7 +15,7 @@ use yun_engine::{
 };
 use yun_types::{
     ContainerConfig, Digest, Failure, ImageFacts, ImageFormat, ImageRecipe, InstanceId, InstanceReport, NodeFacts,
-    NodeId, NodeOrder, NodeUsage, ObjectRef, Severity,
+    NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity,
 };
 
 /// Why a call over a link failed.
@@ -85,6 +85,8 @@ pub enum ImageInput {
     Upload(BoxStream<'static, std::io::Result<Bytes>>),
     /// `http://` or `https://`.
     Url(String),
+    /// An OCI registry.
+    Registry(Box<RegistryPull>),
 }
 
 impl fmt::Debug for ImageInput {
@@ -92,6 +94,7 @@ impl fmt::Debug for ImageInput {
         match self {
             Self::Upload(_) => f.write_str("Upload"),
             Self::Url(url) => f.debug_tuple("Url").field(url).finish(),
+            Self::Registry(pull) => f.debug_tuple("Registry").field(&pull.reference).finish(),
         }
     }
 }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{fmt, path::PathBuf};
 use yun_engine::work::Followed;
-use yun_types::{ContainerConfig, Digest, DriverFacts, ImageFacts, ImageFormat, ImageRecipe, InstanceKind, VmBoot};
+use yun_types::{
+    ContainerConfig, Digest, DriverFacts, ImageFacts, ImageFormat, ImageRecipe, InstanceKind, RegistryPull, VmBoot,
+};
 
 /// Where an import reads from.
 pub enum ImageSource {
@@ -16,6 +18,8 @@ pub enum ImageSource {
     File(PathBuf),
     /// `http://` or `https://`.
     Url(String),
+    /// An OCI registry.
+    Registry(Box<RegistryPull>),
 }
 
 impl fmt::Debug for ImageSource {
@@ -24,6 +28,7 @@ impl fmt::Debug for ImageSource {
             Self::Upload(_) => f.write_str("Upload"),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Url(url) => f.debug_tuple("Url").field(url).finish(),
+            Self::Registry(pull) => f.debug_tuple("Registry").field(&pull.reference).finish(),
         }
     }
 }

@@ -55,7 +55,7 @@ fn gone(operation: &Operation) -> Option<End> {
     Some(match operation.spec.kind {
         Kind::InstanceDelete => End::Succeeded(format!("{target} is deleted")),
         _ if operation.spec.cancel => End::Cancelled(format!("taken back; {target} is deleted")),
-        Kind::ImageImport | Kind::ImageBuild => return None,
+        Kind::ImageImport | Kind::ImageBuild | Kind::ImagePull => return None,
         _ => End::Cancelled(format!("{target} was deleted")),
     })
 }
@@ -165,7 +165,7 @@ pub fn progress(operation: &Operation, instance: Option<&Instance>) -> Progress 
 
 /// Whether such an operation can be taken back while it runs.
 pub const fn cancellable(kind: Kind) -> bool {
-    matches!(kind, Kind::InstanceLaunch | Kind::ImageImport | Kind::ImageBuild)
+    matches!(kind, Kind::InstanceLaunch | Kind::ImageImport | Kind::ImageBuild | Kind::ImagePull)
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub enum OperationKind {
     ImageImport,
     /// Make an image from packages.
     ImageBuild,
+    /// Fetch an image from a registry.
+    ImagePull,
 }
 
 impl fmt::Display for OperationKind {
@@ -44,6 +46,7 @@ impl fmt::Display for OperationKind {
             Self::InstanceDelete => "delete",
             Self::ImageImport => "import",
             Self::ImageBuild => "build",
+            Self::ImagePull => "pull",
         })
     }
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 use yun_types::{
-    CloudId, Digest, GroupSpec, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind,
-    ProjectSpec, Role, Timestamp, Token, TokenSpec,
+    CloudId, Digest, GroupSpec, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind, Password,
+    ProjectSpec, RegistryPull, Role, Timestamp, Token, TokenSpec,
 };
 
 /// One page of a list.
@@ -399,6 +399,24 @@ pub enum ImageOrigin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         checksum: Option<Digest>,
     },
+    /// From an OCI registry. An image of the same name from the same reference is brought up to date.
+    Registry {
+        /// Which, and as whom.
+        pull: RegistryPull,
+    },
+}
+
+impl ImageCreate {
+    /// The same without what nobody should keep, not even as part of a hash.
+    pub fn without_secrets(&self) -> Self {
+        let mut plain = self.clone();
+        if let ImageOrigin::Registry { pull } = &mut plain.source
+            && let Some(credentials) = &mut pull.credentials
+        {
+            credentials.password = Password::new("");
+        }
+        plain
+    }
 }
 
 /// A piece of the server's background work.

@@ -479,7 +479,7 @@ impl CloudApi for ApiImpl {
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&body.name);
         let work = async {
             let (control, mut caller) = (visit.control, visit.enter()?);
-            let request = ("image_create", &visit.project, &body);
+            let request = ("image_create", &visit.project, &body.without_secrets());
             let turn = Turn::wait(control, &mut caller, headers.into_inner().idempotency_key, &request).await?;
             let operation = match turn.answered() {
                 Some(id) => operation::ops::find(control, &caller, id.into()).await?,

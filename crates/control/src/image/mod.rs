@@ -16,7 +16,7 @@ use crate::{core::Control, error::Refusal, rows::ImageRow};
 use std::sync::Arc;
 use yun_plan::names;
 use yun_store::Row;
-use yun_types::{Name, ObjectKind};
+use yun_types::{Name, ObjectKind, Reference};
 
 /// The fewest digits of a digest that name an image.
 const FEWEST_DIGITS: usize = 6;
@@ -24,6 +24,9 @@ const FEWEST_DIGITS: usize = 6;
 /// The image that `text` names for a project: a name, `PROJECT/NAME` for the project itself or the library, an id, or the start of a digest.
 pub(crate) fn locate(c: &Control, project: &Name, text: &str) -> Result<Arc<Row<ImageRow>>, Refusal> {
     let library = Name::default_project();
+    if let Some(reference) = Reference::is_meant(text).then(|| text.parse::<Reference>().ok()).flatten() {
+        return pulled(c, project, &reference).ok_or_else(|| not_pulled(text, &reference));
+    }
     if let Some((owner, name)) = text.split_once('/')
         && (owner == project.as_str() || owner == library.as_str())
     {
@@ -43,6 +46,11 @@ pub(crate) fn locate(c: &Control, project: &Name, text: &str) -> Result<Arc<Row<
 /// The image of the project itself that `text` names: what may be changed and deleted.
 pub(crate) fn locate_own(c: &Control, project: &Name, text: &str) -> Result<Arc<Row<ImageRow>>, Refusal> {
     if let Some(row) = own(c, project, text)? {
+        return Ok(row);
+    }
+    if let Some(row) = Reference::is_meant(text).then(|| pulled(c, project, &text.parse().ok()?)).flatten()
+        && row.value.0.metadata.project.as_ref() == Some(project)
+    {
         return Ok(row);
     }
     let library = Name::default_project();
@@ -87,6 +95,20 @@ fn own(c: &Control, project: &Name, text: &str) -> Result<Option<Arc<Row<ImageRo
             ),
         )),
     }
+}
+
+/// The image that was pulled from a reference, the project's own first.
+fn pulled(c: &Control, project: &Name, reference: &Reference) -> Option<Arc<Row<ImageRow>>> {
+    let (library, source) = (Name::default_project(), reference.to_string());
+    let of =
+        |owner: &Name| c.images.cache.all(&[owner.as_str()]).into_iter().find(|row| row.value.0.spec.source == source);
+    of(project).or_else(|| (*project != library).then(|| of(&library)).flatten())
+}
+
+fn not_pulled(text: &str, reference: &Reference) -> Refusal {
+    let name = reference.suggested_name().map(|name| format!("{name} ")).unwrap_or_default();
+    let message = format!("image {text} is not here: pull it first with yun image pull {name}{reference}");
+    Refusal::new(dropshot::ErrorStatusCode::NOT_FOUND, "NotFound", message)
 }
 
 fn not_found(c: &Control, project: &Name, text: &str) -> Refusal {

@@ -17,7 +17,9 @@ use yun_api::{
     node::{ImageInput, ImportRequest, LinkError},
 };
 use yun_store::{Row, Table, Txn, commit};
-use yun_types::{ContainerConfig, Event, Image, Labels, Name, ObjectKind, Operation, OperationKind, Severity};
+use yun_types::{
+    ContainerConfig, Event, Image, Labels, Name, ObjectKind, Operation, OperationKind, RegistryPull, Severity,
+};
 
 /// How often a change is tried again when others were faster.
 const ATTEMPTS: usize = 16;
@@ -41,8 +43,15 @@ pub async fn create(
             let request = ImportRequest { format, checksum, config: None };
             (OperationKind::ImageImport, url.clone(), work::Task::Import(ImageInput::Url(url), request))
         }
+        ImageOrigin::Registry { pull } => {
+            check_pull(&pull)?;
+            let source = pull.reference.to_string();
+            let task = work::Task::Import(ImageInput::Registry(Box::new(pull)), ImportRequest::default());
+            (OperationKind::ImagePull, source, task)
+        }
     };
-    let draft = work::Draft { project: project.clone(), name, labels, source };
+    let replaces = kind == OperationKind::ImagePull;
+    let draft = work::Draft { project: project.clone(), name, labels, source, replaces };
     let started = work::start(c, caller, kind, draft, what).await?;
     // It goes on whether or not anybody waits.
     Ok(started.detach())
@@ -65,7 +74,8 @@ pub async fn upload(
     });
     let request = ImportRequest { format: query.format, checksum: query.checksum, config };
     let source = query.source.unwrap_or_else(|| "upload".into());
-    let draft = work::Draft { project: project.clone(), name: query.name, labels: Labels::new(), source };
+    let draft =
+        work::Draft { project: project.clone(), name: query.name, labels: Labels::new(), source, replaces: false };
     let started = work::start(
         c,
         caller,
@@ -91,6 +101,22 @@ fn check_url(url: &str) -> Result<(), Refusal> {
         "Invalid",
         format!("url {shown:?} is not usable: write it whole, as in https://example.org/image.qcow2"),
     ))
+}
+
+/// Passwords go where nobody reads them on the way, unless that is said.
+fn check_pull(pull: &RegistryPull) -> Result<(), Refusal> {
+    let Some(credentials) = &pull.credentials else { return Ok(()) };
+    let odd = |text: &str| text.is_empty() || text.len() > 8192 || text.chars().any(char::is_control);
+    if odd(&credentials.user) || credentials.user.contains(':') || odd(credentials.password.reveal()) {
+        return Err(Refusal::bad_request(
+            "Invalid",
+            format!(
+                "the credentials for {} are not usable: a user without a colon and a password, both of one line",
+                pull.reference.registry()
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn words(field: &str, json: Option<&str>) -> Result<Option<Vec<String>>, Refusal> {

@@ -38,6 +38,15 @@ pub(super) struct Draft {
     pub(super) name: Name,
     pub(super) labels: Labels,
     pub(super) source: String,
+    /// An image of this name that came from the same source is brought up to date.
+    pub(super) replaces: bool,
+}
+
+impl Draft {
+    /// Whether it takes the place of an image that is there.
+    fn renews(&self, image: &Image) -> bool {
+        self.replaces && image.spec.source == self.source
+    }
 }
 
 /// Work that was started. Dropping it gives the work up, unless it is detached.
@@ -115,7 +124,8 @@ pub(super) async fn start(
 ) -> Result<Started, Refusal> {
     let project = c.projects.cache.get(&[draft.project.as_str()]).filter(|row| row.value.0.metadata.deleting.is_none());
     let project = project.ok_or_else(|| Refusal::not_found(ObjectKind::Project, &draft.project, None))?;
-    if c.images.cache.get(&[draft.project.as_str(), draft.name.as_str()]).is_some() {
+    let before = c.images.cache.get(&[draft.project.as_str(), draft.name.as_str()]);
+    if before.as_ref().is_some_and(|row| !draft.renews(&row.value.0)) {
         return Err(taken(&draft.project, &draft.name));
     }
     if let Some(other) = being_made(c, &draft) {
@@ -131,7 +141,7 @@ pub(super) async fn start(
     let target = ObjectRef {
         kind: ObjectKind::Image,
         name: draft.name.to_string(),
-        id: Uuid::new_v4(),
+        id: before.map_or_else(Uuid::new_v4, |row| row.value.0.metadata.id),
         project: Some(draft.project.clone()),
     };
     let operation = operation::begin(c, caller, kind, target);
@@ -230,13 +240,19 @@ async fn write_end(
     let now = c.clock.now();
     let target = &row.value.0.spec.target;
     let project = c.projects.cache.get(&[draft.project.as_str()]).filter(|row| row.value.0.metadata.deleting.is_none());
-    let exists = c.images.cache.get(&[draft.project.as_str(), draft.name.as_str()]).is_some();
+    let before = c.images.cache.get(&[draft.project.as_str(), draft.name.as_str()]);
+    let in_the_way = before.as_ref().is_some_and(|row| !draft.renews(&row.value.0));
     let (status, image) = match (result, project) {
         (Err(e), _) => (failed(now, target, e, cancelled), None),
         (Ok(_), None) => (refused(now, Refusal::not_found(ObjectKind::Project, &draft.project, None)), None),
-        (Ok(_), Some(_)) if exists => (refused(now, taken(&draft.project, &draft.name)), None),
+        (Ok(_), Some(_)) if in_the_way => (refused(now, taken(&draft.project, &draft.name)), None),
         (Ok(facts), Some(project)) => {
-            (succeeded(now, target, facts), Some((entry(target.id, draft, facts, now), project)))
+            let entry = match &before {
+                Some(row) => renewed(&row.value.0, draft, facts),
+                None => entry(target.id, draft, facts, now),
+            };
+            let same = before.as_ref().is_some_and(|row| row.value.0.status.facts.digest == facts.digest);
+            (succeeded(now, target, facts, same), Some((entry, project)))
         }
     };
     let (severity, reason, message) = match status.state {
@@ -249,7 +265,10 @@ async fn write_end(
         let at = [draft.project.as_str(), draft.name.as_str()];
         txn = txn
             .when(Table::<ProjectRow>::cmp_rev(&[draft.project.as_str()], project.rev))
-            .when(Table::<ImageRow>::cmp_absent(&at))
+            .when(match &before {
+                Some(row) => Table::<ImageRow>::cmp_rev(&at, row.rev),
+                None => Table::<ImageRow>::cmp_absent(&at),
+            })
             .then(Table::<ImageRow>::op_put(&at, &ImageRow(image))?);
     }
     let out = commit(&*c.store, txn).await?;
@@ -278,9 +297,21 @@ fn entry(id: Uuid, draft: &Draft, facts: &ImageFacts, now: Timestamp) -> Image {
     }
 }
 
-fn succeeded(now: Timestamp, target: &ObjectRef, facts: &ImageFacts) -> OperationStatus {
+/// The entry that was there, with the content of now. Instances keep the content that they were made from.
+fn renewed(image: &Image, draft: &Draft, facts: &ImageFacts) -> Image {
+    let mut image = image.clone();
+    if image.status.facts.digest != facts.digest {
+        image.metadata.generation = Generation(image.metadata.generation.0 + 1);
+        image.status = ImageStatus { facts: facts.clone(), verified: None };
+    }
+    image.metadata.labels.extend(draft.labels.clone());
+    image
+}
+
+fn succeeded(now: Timestamp, target: &ObjectRef, facts: &ImageFacts, same: bool) -> OperationStatus {
     let message = format!(
-        "{target} is ready: {} for {}, {}, {}",
+        "{target} is {}: {} for {}, {}, {}",
+        if same { "up to date" } else { "ready" },
         facts.kind,
         facts.arch,
         facts.size.human(),

@@ -73,7 +73,7 @@ pub(super) async fn settle_all(c: &Control) -> Result<usize, StoreError> {
 }
 
 fn of_image(row: &Row<OperationRow>) -> bool {
-    matches!(row.value.0.spec.kind, OperationKind::ImageImport | OperationKind::ImageBuild)
+    matches!(row.value.0.spec.kind, OperationKind::ImageImport | OperationKind::ImageBuild | OperationKind::ImagePull)
 }
 
 pub(super) async fn forget_old(c: &Control) -> Result<usize, StoreError> {

@@ -59,6 +59,17 @@ impl FakeImages {
                 .await
                 .map(Bytes::from)
                 .map_err(|e| DriverError::io(format!("read {}", path.display()), e)),
+            ImageSource::Registry(pull) => {
+                self.world.lock().served.get(&pull.reference.to_string()).cloned().ok_or_else(|| {
+                    DriverError::bad_request(
+                        "ReferenceNotFound",
+                        format!(
+                            "cannot pull {}: the registry does not have it; check repository and tag",
+                            pull.reference
+                        ),
+                    )
+                })
+            }
             ImageSource::Url(url) => self.world.lock().served.get(&url).cloned().ok_or_else(|| {
                 DriverError::unavailable(
                     "DownloadFailed",

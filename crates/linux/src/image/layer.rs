@@ -118,21 +118,20 @@ impl<'a> Layers<'a> {
         if let Some(twice) = self.layers.iter().find(|l| l.diff_id == *diff_id) {
             return Ok(Some(twice.clone()));
         }
-        let Some(pin) = self.store.pin_layer(diff_id) else { return Ok(None) };
-        let dir = self.store.layer(diff_id);
-        let list = fs::read_to_string(dir.join(LAYER_TREE)).unwrap_or_default();
-        let layer = Layer { diff_id: diff_id.clone(), tree: digest_of(list.as_bytes()), size: listed_size(&list) };
-        match tree::verify(&dir, &layer, meter, self.job) {
-            Ok(()) => {
-                self.pins.push(pin);
-                Ok(Some(layer))
-            }
-            Err(e) if e.kind == ErrorKind::Cancelled => Err(e),
-            Err(_) => {
-                self.damaged.insert(diff_id.clone());
-                Ok(None)
-            }
+        if let Some((layer, pin)) = whole_layer(self.store, diff_id, meter, self.job)? {
+            self.pins.push(pin);
+            return Ok(Some(layer));
         }
+        if self.store.layer(diff_id).is_dir() {
+            self.damaged.insert(diff_id.clone());
+        }
+        Ok(None)
+    }
+
+    /// Puts a layer on top that was found in the store.
+    pub(super) fn count_on(&mut self, layer: Layer, pin: Pin) {
+        self.layers.push(layer);
+        self.pins.push(pin);
     }
 
     /// Where the files of each layer are now, lowest first.
@@ -150,6 +149,24 @@ impl<'a> Layers<'a> {
             .rev()
             .flat_map(|root| ["usr/lib/os-release", "etc/os-release"].map(|name| read_small(&root, name)));
         texts.flatten().find_map(|text| pretty_name(&text))
+    }
+}
+
+/// A layer that the store has, whole; nothing if it is not there, or damaged.
+pub(super) fn whole_layer(
+    store: &Store,
+    diff_id: &Digest,
+    meter: &mut Meter,
+    job: &Job,
+) -> Result<Option<(Layer, Pin)>> {
+    let Some(pin) = store.pin_layer(diff_id) else { return Ok(None) };
+    let dir = store.layer(diff_id);
+    let list = fs::read_to_string(dir.join(LAYER_TREE)).unwrap_or_default();
+    let layer = Layer { diff_id: diff_id.clone(), tree: digest_of(list.as_bytes()), size: listed_size(&list) };
+    match tree::verify(&dir, &layer, meter, job) {
+        Ok(()) => Ok(Some((layer, pin))),
+        Err(e) if e.kind == ErrorKind::Cancelled => Err(e),
+        Err(_) => Ok(None),
     }
 }
 

@@ -13,6 +13,7 @@ mod job;
 mod layer;
 mod manifest;
 mod names;
+mod registry;
 mod sniff;
 mod spool;
 mod staging;
@@ -26,6 +27,7 @@ use crate::host::Host;
 use async_trait::async_trait;
 use codec::Codec;
 use job::{Job, Meter, Waiting};
+use registry::Downloads;
 use sniff::Content;
 use spool::Spooled;
 use staging::Staging;
@@ -72,13 +74,14 @@ impl Default for ImageLimits {
 #[derive(Debug)]
 pub struct LinuxImages {
     store: Store,
+    downloads: Downloads,
     limits: ImageLimits,
 }
 
 impl LinuxImages {
     /// Over the host's image directory; nothing is read or made yet.
     pub fn new(host: &Host, limits: ImageLimits) -> Self {
-        Self { store: Store::new(host.images()), limits }
+        Self { store: Store::new(host.images()), downloads: Downloads::new(host.images().join("downloads")), limits }
     }
 
     fn job(&self, work: &Followed) -> (Job, Waiting) {
@@ -146,7 +149,8 @@ fn recognise(spooled: &Spooled, said: Option<ImageFormat>) -> Result<Content> {
 #[async_trait]
 impl ImageDriver for LinuxImages {
     async fn probe(&self) -> Result<DriverFacts> {
-        self.blocking(|store, _| store.sweep()).await?;
+        let downloads = self.downloads.clone();
+        self.blocking(move |store, _| store.sweep().and_then(|()| downloads.sweep())).await?;
         let missing = build::missing_programs();
         let root = nix::unistd::geteuid().is_root();
         let message = if !root {
@@ -161,6 +165,12 @@ impl ImageDriver for LinuxImages {
     async fn import(&self, source: ImageSource, options: &ImportOptions, work: &Followed) -> Result<ImageFacts> {
         let (job, _waiting) = self.job(work);
         let staging = self.staging(&job).await?;
+        if let ImageSource::Registry(pull) = &source {
+            let (ready, held) = registry::pull(pull, &self.store, &self.downloads, staging.clone(), &job).await?;
+            let facts = self.publish(ready.draft, staging, &job).await?;
+            held.discard();
+            return Ok(facts);
+        }
         let spooled = Arc::new(spool::spool(source, options.checksum.as_ref(), &staging, &job).await?);
         let (sniffed, said) = (spooled.clone(), options.format);
         let content = job.blocking(move |_| recognise(&sniffed, said)).await?;

@@ -80,6 +80,10 @@ async fn open(source: ImageSource, job: &Job) -> Result<Incoming> {
             Ok(Incoming { stream, total: Some(meta.len()), what })
         }
         ImageSource::Url(url) => fetch(&url, job).await,
+        // Registries give parts, not one stream.
+        ImageSource::Registry(pull) => {
+            Err(DriverError::bad_request("BadSource", format!("{} is not one file: it is pulled", pull.reference)))
+        }
     }
 }
 

@@ -6,5 +6,7 @@ mod archives;
 mod builds;
 mod disks;
 mod node;
+mod pulls;
+mod registry;
 mod roots;
 mod store;

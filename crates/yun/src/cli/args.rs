@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
 use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;
-use yun_types::{ImageFormat, Name, PublishedPort, RecipeBase, RestartPolicy, Role, Size};
+use yun_types::{Name, PublishedPort, RestartPolicy, Role, Size};
 
 use super::{
     complete,
@@ -144,7 +144,7 @@ pub(crate) enum Command {
     Group(super::group::args::GroupCommand),
     /// Images: what instances start from
     #[command(subcommand)]
-    Image(ImageCommand),
+    Image(super::image::args::ImageCommand),
     /// Nodes: the machines of the pool
     #[command(subcommand)]
     Node(NodeCommand),
@@ -216,7 +216,7 @@ pub(crate) struct UpArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LaunchArgs {
-    /// The image (yun image ls)
+    /// The image (yun image ls), or a reference such as docker.io/library/nginx, which is pulled if it is not here
     #[arg(add = ArgValueCompleter::new(complete::images))]
     pub(crate) image: String,
     /// The instance's name [default: the image's name and a number]
@@ -484,87 +484,6 @@ pub(crate) enum Explainable {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// List images
-    Ls,
-    /// Show an image in full
-    Show {
-        /// Its name, or the start of its digest
-        #[arg(add = ArgValueCompleter::new(complete::images))]
-        image: String,
-    },
-    /// Make an image from Debian packages
-    #[command(
-        after_help = "Examples:\n  yun image build small-vm small\n  yun image build debian-vm deb12 --suite bookworm\n  yun image build debian web --packages nginx-light -- nginx -g 'daemon off;'"
-    )]
-    Build(BuildArgs),
-    /// Take an image in: a file, a URL, or - for standard input
-    #[command(
-        after_help = "Examples:\n  yun image import deb13 debian-13-generic-amd64.qcow2 --checksum sha256:...\n  yun image import app app-oci.tar --format oci-layout\n  skopeo copy docker://alpine oci-archive:/dev/stdout | yun image import alpine -"
-    )]
-    Import(ImportArgs),
-    /// Read an image's content again and compare it with its digest
-    Verify {
-        /// Its name, or the start of its digest
-        #[arg(add = ArgValueCompleter::new(complete::images))]
-        image: String,
-    },
-    /// Remove images that no instance uses
-    Rm {
-        /// Names, or starts of digests
-        #[arg(required = true, add = ArgValueCompleter::new(complete::images))]
-        images: Vec<String>,
-    },
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct BuildArgs {
-    /// What to make: small-vm, debian-vm, busybox or debian
-    #[arg(value_parser = parse_base)]
-    pub(crate) base: RecipeBase,
-    /// The image's name [default: that of what is made]
-    pub(crate) name: Option<Name>,
-    /// More Debian packages
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) packages: Vec<String>,
-    /// The Debian release [default: the node's]
-    #[arg(long)]
-    pub(crate) suite: Option<String>,
-    /// Containers: the entrypoint to record
-    #[arg(long)]
-    pub(crate) entrypoint: Option<String>,
-    /// Return at once with the operation's id
-    #[arg(long, short = 'd')]
-    pub(crate) detach: bool,
-    /// Containers: the command to record
-    #[arg(last = true)]
-    pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ImportArgs {
-    /// The image's name
-    pub(crate) name: Name,
-    /// A file, a URL, or - for standard input
-    pub(crate) source: String,
-    /// The format: qcow2, raw, rootfs, oci-layout or docker-archive [default: found out]
-    #[arg(long, value_parser = parse_format)]
-    pub(crate) format: Option<ImageFormat>,
-    /// What the bytes must hash to, as in sha256:...
-    #[arg(long)]
-    pub(crate) checksum: Option<yun_types::Digest>,
-    /// Root file systems: the entrypoint to record
-    #[arg(long)]
-    pub(crate) entrypoint: Option<String>,
-    /// Return at once with the operation's id (URLs only)
-    #[arg(long, short = 'd')]
-    pub(crate) detach: bool,
-    /// Root file systems: the command to record
-    #[arg(last = true)]
-    pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// List nodes
     Ls,
@@ -737,14 +656,4 @@ pub(crate) enum ConfigCommand {
 /// Checks a change of a size, before anybody knows the size that it changes.
 pub(crate) fn parse_change(text: &str) -> Result<String, yun_types::Invalid> {
     text.parse::<Size>().map(|_| text.to_owned())
-}
-
-fn parse_base(text: &str) -> Result<RecipeBase, String> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned()))
-        .map_err(|_| format!("{text:?} is not a recipe: use small-vm, debian-vm, busybox or debian"))
-}
-
-fn parse_format(text: &str) -> Result<ImageFormat, String> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned()))
-        .map_err(|_| format!("{text:?} is not a format: use qcow2, raw, rootfs, oci-layout or docker-archive"))
 }

@@ -23,6 +23,8 @@ pub(crate) struct Cloud {
     pub(crate) output: Format,
     /// Print less.
     pub(crate) quiet: bool,
+    /// The file of contexts; other files of this person lie beside it.
+    pub(crate) config: std::path::PathBuf,
 }
 
 impl Cloud {
@@ -34,6 +36,7 @@ impl Cloud {
             project: context.project.clone().unwrap_or_else(Name::default_project),
             output: global.output,
             quiet: global.quiet,
+            config: super::context::file(global)?,
         })
     }
 }

@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result};
 use std::time::{Duration, Instant};
 use yun_api::cloud::InstanceCreate;
 use yun_types::{
-    ContainerOptions, Instance, InstanceKind, InstanceSpec, IoLimits, Name, Power, RestartPolicy, Security, Size,
-    VmOptions,
+    ContainerOptions, Instance, InstanceKind, InstanceSpec, IoLimits, Name, Power, Reference, RestartPolicy, Security,
+    Size, VmOptions,
 };
 
 use super::{
@@ -22,8 +22,13 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
     let begun = Instant::now();
     let name = match &args.name {
         Some(name) => name.clone(),
-        None => invented(&args.image)?,
+        None => {
+            let pulled = args.image.parse::<Reference>().ok().filter(|_| Reference::is_meant(&args.image));
+            let image = pulled.and_then(|reference| reference.suggested_name());
+            invented(image.as_ref().map_or(&*args.image, Name::as_str))?
+        }
     };
+    super::image::pull::if_absent(cloud, &args.image).await?;
     // Keys go only to VMs.
     let is_vm = makes_vms(cloud, &args.image).await;
     let vm = vm_options(&args.vm, is_vm).await?;

@@ -34,6 +34,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Code> {
     match cli.command {
         Command::Config(command) => settings::config(global, command),
         Command::Project(args::ProjectCommand::Use { name }) => settings::use_project(global, name).await,
+        Command::Image(image::args::ImageCommand::Login(args)) => image::registries::login(global, &args),
+        Command::Image(image::args::ImageCommand::Logout { registry }) => image::registries::logout(global, &registry),
         Command::Completion { shell } => settings::completion(shell),
         Command::Schema => apply::schema(),
         command => on_cloud(connect::Cloud::connect(global)?, command).await,

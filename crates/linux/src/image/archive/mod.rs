@@ -1,6 +1,6 @@
 //! Tar archives: which of the three kinds one is (a root file system, an OCI layout, what `docker save` writes), and its files by name.
 
-mod oci;
+pub(super) mod oci;
 
 use super::{
     codec::{BombGuard, Codec, Hashing},

@@ -18,7 +18,7 @@ use yun_types::{Arch, ContainerConfig, Digest};
 /// How deep indexes may be nested.
 const DEEPEST: usize = 4;
 /// The most layers that an image may have: what overlayfs stacks.
-const MOST_LAYERS: usize = 500;
+pub(in crate::image) const MOST_LAYERS: usize = 500;
 
 /// A manifest of the archive with its config.
 struct Candidate {
@@ -214,7 +214,7 @@ fn blob_name(descriptor: &Descriptor) -> Result<String> {
     Ok(format!("blobs/sha256/{}", digest(descriptor.digest().as_ref())?.hex()))
 }
 
-fn digest(text: &str) -> Result<Digest> {
+pub(in crate::image) fn digest(text: &str) -> Result<Digest> {
     let bad = || {
         fault::unknown_format(format!(
             "the image names a blob by {}; only sha256 is known here",
@@ -225,7 +225,7 @@ fn digest(text: &str) -> Result<Digest> {
 }
 
 /// Refuses layers that are encrypted or kept elsewhere.
-fn plain_layer(descriptor: &Descriptor) -> Result<()> {
+pub(in crate::image) fn plain_layer(descriptor: &Descriptor) -> Result<()> {
     let kind = descriptor.media_type().to_string();
     if kind.contains("encrypted") {
         return Err(fault::unknown_format(
@@ -246,7 +246,7 @@ fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> 
 }
 
 /// The part of an image config that is used.
-fn config_of(config: &ImageConfiguration) -> ContainerConfig {
+pub(in crate::image) fn config_of(config: &ImageConfiguration) -> ContainerConfig {
     let Some(process) = config.config() else { return ContainerConfig::default() };
     let some = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
     ContainerConfig {

@@ -8,13 +8,17 @@ use tokio_util::io::ReaderStream;
 use yun_api::cloud::{ImageCreate, ImageOrigin};
 use yun_types::{Image, ImageRecipe, Name, Operation};
 
+pub(crate) mod args;
+pub(crate) mod pull;
+pub(crate) mod registries;
+
 use super::{
     Code,
-    args::{BuildArgs, ImageCommand, ImportArgs},
     connect::{Cloud, Explained},
     follow::follow,
     output,
 };
+use args::{BuildArgs, ImageCommand, ImportArgs};
 
 /// How long an import or a build may take before the command line stops following it.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -36,6 +40,10 @@ pub(crate) async fn run(cloud: &Cloud, command: ImageCommand) -> Result<Code> {
         }
         ImageCommand::Build(args) => return build(cloud, args).await,
         ImageCommand::Import(args) => return import(cloud, args).await,
+        ImageCommand::Pull(args) => return pull::run(cloud, args).await,
+        ImageCommand::Login(_) | ImageCommand::Logout { .. } => {
+            unreachable!("carried out before a connection is needed")
+        }
         ImageCommand::Verify { image } => {
             let image =
                 cloud.client.image_verify().project(cloud.project.clone()).image(image).send().await.explained()?;
@@ -74,18 +82,21 @@ async fn build(cloud: &Cloud, args: BuildArgs) -> Result<Code> {
     create(cloud, name, ImageOrigin::Build { recipe }, args.detach).await
 }
 
-async fn create(cloud: &Cloud, name: Name, source: ImageOrigin, detach: bool) -> Result<Code> {
+/// Asks for an image; the operation that makes it.
+async fn begin(cloud: &Cloud, name: &Name, source: ImageOrigin) -> Result<Operation> {
     let key = format!("image-{}", uuid::Uuid::new_v4());
     let body = ImageCreate { name: name.clone(), labels: Default::default(), source };
-    let operation = cloud
-        .client
-        .image_create()
-        .project(cloud.project.clone())
-        .idempotency_key(key)
-        .body(body)
-        .send()
-        .await
-        .explained()?;
+    let request = cloud.client.image_create().project(cloud.project.clone()).idempotency_key(key).body(body);
+    request.send().await.explained()
+}
+
+/// Makes an image and waits for it.
+async fn made(cloud: &Cloud, name: &Name, source: ImageOrigin) -> Result<Operation> {
+    follow(cloud, begin(cloud, name, source).await?, PATIENCE).await
+}
+
+async fn create(cloud: &Cloud, name: Name, source: ImageOrigin, detach: bool) -> Result<Code> {
+    let operation = begin(cloud, &name, source).await?;
     if detach {
         output::print_line(&operation.metadata.id.to_string())?;
         return Ok(0);
@@ -163,7 +174,7 @@ fn show(bar: &ProgressBar, length: u64, quiet: bool) {
 async fn report(cloud: &Cloud, name: &Name) -> Result<Code> {
     let image = get(cloud, name.as_str()).await?;
     match cloud.output {
-        super::args::Format::Table | super::args::Format::Wide => {
+        crate::cli::args::Format::Table | crate::cli::args::Format::Wide => {
             let facts = &image.status.facts;
             output::print_line(&format!(
                 "image {name}: {} for {}, {}, {}",

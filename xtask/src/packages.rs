@@ -35,6 +35,7 @@ const TESTS: &[(&str, &str)] = &[
     ("skopeo", "/usr/bin/skopeo"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("apache2-utils", "/usr/bin/htpasswd"),
+    ("python3-venv", "/usr/share/doc/python3-venv"),
     ("dnsutils", "/usr/bin/dig"),
     ("iputils-ping", "/usr/bin/ping"),
     ("curl", "/usr/bin/curl"),
@@ -43,8 +44,29 @@ const TESTS: &[(&str, &str)] = &[
     ("docker-compose", "/usr/bin/docker-compose"),
 ];
 
+/// The S3 server that tests of backups talk to: from PyPI, in a place of its own.
+const MOTO: (&str, &str) = ("/opt/yun-tests/moto", "moto[server]==5.2.5");
+
 /// Installs what is missing.
 pub(crate) fn setup(wanted: Wanted) -> Result<()> {
+    debian(wanted)?;
+    if wanted == Wanted::Tests {
+        python(MOTO)?;
+    }
+    Ok(())
+}
+
+/// A Python program in an environment of its own.
+fn python((place, package): (&str, &str)) -> Result<()> {
+    if PathBuf::from(place).join("bin/moto_server").exists() {
+        return Ok(());
+    }
+    println!("setup: installing {package} into {place}");
+    run(as_root("python3").args(["-m", "venv", place]))?;
+    run(as_root(format!("{place}/bin/pip")).args(["install", "--quiet", package]))
+}
+
+fn debian(wanted: Wanted) -> Result<()> {
     let all = CLOUD.iter().chain(TESTS.iter().filter(|_| wanted == Wanted::Tests));
     let missing: Vec<&str> =
         all.filter(|(_, file)| !PathBuf::from(file).exists()).map(|(package, _)| *package).collect();

@@ -71,6 +71,10 @@ pub trait CloudApi {
         query: Query<AuditQuery>,
     ) -> Result<HttpResponseOk<Page<AuditRecord>>, HttpError>;
 
+    /// Stream the whole state of the cloud at one revision, for a backup: it ends with a checksum.
+    #[endpoint { method = GET, path = "/v1/state", tags = ["cloud"] }]
+    async fn state_snapshot(rqctx: RequestContext<Self::Context>) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+
     /// List the server's background work: what runs, when it last ran and why, when it will run again.
     #[endpoint { method = GET, path = "/v1/tasks", tags = ["cloud"] }]
     async fn task_list(rqctx: RequestContext<Self::Context>) -> Result<HttpResponseOk<Vec<BackgroundTask>>, HttpError>;

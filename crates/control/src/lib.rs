@@ -5,6 +5,7 @@
 //! Requests come in through `http`, after `auth` has said who may; `start` brings all of it up.
 
 pub mod auth;
+pub(crate) mod backup;
 pub mod core;
 pub mod error;
 pub mod events;

@@ -3,6 +3,7 @@
 //! The only crate that starts processes and the only home of `unsafe`. It decides nothing about *what* should run: it makes real what it
 //! is given, and finds it again after a restart.
 
+pub mod backup;
 pub mod command;
 pub mod container;
 pub mod daemon;

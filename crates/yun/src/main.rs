@@ -2,6 +2,7 @@
 //!
 //! Everything that decides or acts lives in the other crates; here they are configured, wired together and shown to people.
 
+mod backup;
 mod cli;
 mod server;
 

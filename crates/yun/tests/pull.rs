@@ -86,6 +86,12 @@ fn an_image_is_pulled_runs_is_renewed_and_shares_its_layers() {
         cloud.until("it has ended", || cloud.state_of(name) == "stopped");
         assert_eq!(cloud.ok(&["logs", name]), "version 3\n");
     }
+    // What nobody uses goes, when it is said.
+    let would = cloud.ok(&["image", "prune", "--dry-run", "--keep", "web-1"]);
+    assert!(would.contains("would remove pinned") && !would.contains("web-1 ") && !would.contains("job"), "{would}");
+    cloud.ok(&["image", "prune", "--keep", "web-1"]);
+    assert_eq!(cloud.ok(&["image", "ls", "-o", "name"]), "job\nweb-1\n");
+    assert!(cloud.fails(&["image", "prune", "--keep", "wep"]).1.contains("image wep does not exist"));
     // The name of another source is not taken over.
     let (code, why) = cloud.fails(&["image", "pull", "web-1", &registry.name("job")]);
     assert!(code == 5 && why.contains("image web-1 exists"), "{why}");

@@ -51,6 +51,8 @@ pub const RULES: &[Rule] = &[
     read("watch", AnyToken),
     read("event_stream", AnyToken),
     read("audit_list", Cloud(Admin)),
+    // Everything that the cloud knows, of every project: who reads it leaves a trace.
+    change("state_snapshot", Cloud(Admin)),
     read("task_list", Cloud(Viewer)),
     read("project_list", AnyToken),
     change("project_create", Cloud(Admin)),

@@ -1,7 +1,7 @@
 //! The endpoints: each one reads its request, lets the caller in, calls an op, and writes the answer.
 
 use super::{
-    body::lines,
+    body::{bytes, lines},
     etag::{tagged, wanted},
     idempotency::Turn,
     page::{self, Part},
@@ -9,6 +9,7 @@ use super::{
     visit::{Request, Visit},
 };
 use crate::{
+    backup,
     core::{Control, Resource},
     error::Refusal,
     events, group, image, instance, network, node, operation, project, token,
@@ -110,6 +111,12 @@ impl CloudApi for ApiImpl {
             audit_page(visit.control, &query.into_inner()).await
         };
         visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn state_snapshot(rqctx: Request) -> Answer<FreeformBody> {
+        let visit = Visit::of_cloud(&rqctx);
+        let opened = visit.enter().map(|_| backup::snapshot(visit.control));
+        Ok(bytes(visit.control, visit.end(opened, StatusCode::OK).await?))
     }
 
     async fn task_list(rqctx: Request) -> Answer<Vec<BackgroundTask>> {

@@ -13,6 +13,15 @@ use sync_wrapper::SyncStream;
 /// How many lines that are ready travel together.
 const TOGETHER: usize = 64;
 
+/// Sends bytes as they are. An error cuts the body off.
+pub(super) fn bytes(
+    control: &Control,
+    pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> HttpResponseOk<FreeformBody> {
+    let until_closed = pieces.map(|piece| piece.map(Frame::data)).take_until(control.closing.clone().cancelled_owned());
+    HttpResponseOk(FreeformBody(Body::wrap(StreamBody::new(SyncStream::new(until_closed)))))
+}
+
 /// Sends the values as lines. An error cuts the body off, which the client notices; the end of the stream ends it well.
 pub(super) fn lines<T: Serialize + Send + 'static>(
     control: &Control,

@@ -29,7 +29,7 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
     Some(match operation {
         "ping" => &CALLERS,
         "whoami" | "watch" | "event_stream" | "project_list" | "token_list" => TOKENS,
-        "audit_list" | "project_create" | "project_delete" | "node_update" => CLOUD_ADMINS,
+        "audit_list" | "state_snapshot" | "project_create" | "project_delete" | "node_update" => CLOUD_ADMINS,
         "task_list" | "node_list" | "node_get" => CLOUD_VIEWERS,
         "group_list" | "group_get" | "group_explain" => VIEWERS,
         "group_create" | "group_update" | "group_delete" | "group_undo" => EDITORS,

@@ -142,6 +142,9 @@ pub(crate) enum Command {
     /// Groups: like instances that are kept alive and changed a few at a time
     #[command(subcommand)]
     Group(super::group::args::GroupCommand),
+    /// Backups of this machine: the state and the instances
+    #[command(subcommand)]
+    Backup(Box<crate::backup::args::BackupCommand>),
     /// Images: what instances start from
     #[command(subcommand)]
     Image(super::image::args::ImageCommand),

@@ -2,7 +2,7 @@
 
 mod apply;
 pub(crate) mod args;
-mod complete;
+pub(crate) mod complete;
 mod connect;
 mod container;
 pub(crate) mod context;
@@ -13,7 +13,7 @@ mod image;
 mod instance;
 mod keys;
 mod launch;
-mod output;
+pub(crate) mod output;
 mod session;
 mod settings;
 mod terminal;
@@ -22,8 +22,8 @@ mod words;
 
 use anyhow::Result;
 use args::{Cli, Command};
-pub(crate) use connect::{ExitCode, Refused, client};
-pub(crate) use follow::line;
+pub(crate) use connect::{Cloud, ExitCode, Explained, Refused, client, explain, install_crypto};
+pub(crate) use follow::{follow, line};
 
 /// The exit code of a program that ran inside and ended with this one, or 0.
 pub(crate) type Code = u8;
@@ -36,6 +36,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Code> {
         Command::Project(args::ProjectCommand::Use { name }) => settings::use_project(global, name).await,
         Command::Image(image::args::ImageCommand::Login(args)) => image::registries::login(global, &args),
         Command::Image(image::args::ImageCommand::Logout { registry }) => image::registries::logout(global, &registry),
+        Command::Backup(command) => crate::backup::run(global, *command).await,
         Command::Completion { shell } => settings::completion(shell),
         Command::Schema => apply::schema(),
         command => on_cloud(connect::Cloud::connect(global)?, command).await,
@@ -85,6 +86,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         | Command::Status(_)
         | Command::Server(_)
         | Command::Doctor(_)
+        | Command::Backup(_)
         | Command::Config(_)
         | Command::Schema
         | Command::Completion { .. } => {

@@ -92,6 +92,7 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
     }
     let local = leave_context(&control, root, running.address).await?;
 
+    crate::backup::start(&tasks, Arc::clone(&clock), host, root);
     let link = Arc::new(LocalLink(Arc::clone(&control)));
     let machine = Arc::new(Machine { host: host.clone(), meter: UsageMeter::default() });
     let agent = Agent::start(

@@ -46,6 +46,16 @@ pub(crate) enum ImageCommand {
         #[arg(add = ArgValueCompleter::new(complete::images))]
         image: String,
     },
+    /// Remove every image of the project that no instance was made from
+    #[command(after_help = "Examples:\n  yun image prune --dry-run\n  yun image prune --keep base --keep web")]
+    Prune {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Keep these, used or not
+        #[arg(long, value_name = "IMAGE", add = ArgValueCompleter::new(complete::images))]
+        keep: Vec<String>,
+    },
     /// Remove images that no instance uses
     Rm {
         /// Names, or starts of digests

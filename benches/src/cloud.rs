@@ -35,7 +35,10 @@ fn yun(root: &Path) -> Command {
 impl Cloud {
     /// Starts a server on a fresh root. `prepare` may fill the state first.
     pub(crate) async fn start(prepare: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("yb").tempdir_in("/var/tmp")?;
+        let directory = tempfile::Builder::new()
+            .prefix("yb")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o711))
+            .tempdir_in("/var/tmp")?;
         prepare(directory.path()).await?;
         checked(yun(directory.path()).args(["up", "--listen", "127.0.0.1:0", "--no-systemd"]))?;
         let text = std::fs::read_to_string(directory.path().join("config.toml"))?;

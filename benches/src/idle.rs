@@ -24,7 +24,8 @@ pub(crate) async fn run() -> Result<Vec<Measure>> {
     ])
 }
 
-fn resident(pid: u32) -> Result<f64> {
+/// Resident memory of a process, in MB.
+pub(crate) fn resident(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib = status
         .lines()

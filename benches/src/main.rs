@@ -6,6 +6,7 @@
 mod api;
 mod cloud;
 mod container;
+mod crowd;
 mod docker;
 mod idle;
 mod measure;
@@ -16,7 +17,7 @@ mod wire;
 use anyhow::Result;
 use measure::Measure;
 
-const ALL: [&str; 6] = ["store", "api", "container", "docker", "vm", "idle"];
+const ALL: [&str; 7] = ["store", "api", "container", "crowd", "docker", "vm", "idle"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -36,6 +37,7 @@ async fn main() -> Result<()> {
             "store" => store::run().await,
             "api" => api::run().await,
             "container" => container::run().await,
+            "crowd" => crowd::run().await,
             "docker" => docker::run().await,
             "vm" => vm::run().await,
             _ => idle::run().await,

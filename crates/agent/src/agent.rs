@@ -9,6 +9,7 @@ use crate::{
     orders,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use yun_api::node::{ControlLink, ImageInput, ImportRequest, LinkError, NodeLink, Stream};
@@ -126,6 +127,21 @@ impl NodeLink for AgentHandle {
         request: LogRequest,
     ) -> Result<BoxStream<'static, std::io::Result<LogLine>>, LinkError> {
         self.callback.logs(instance, request).await
+    }
+    async fn read_files(
+        &self,
+        instance: InstanceId,
+        path: String,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LinkError> {
+        self.callback.read_files(instance, path).await
+    }
+    async fn write_files(
+        &self,
+        instance: InstanceId,
+        path: String,
+        archive: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<(), LinkError> {
+        self.callback.write_files(instance, path, archive).await
     }
     async fn dial(&self, instance: InstanceId, port: u16) -> Result<Box<dyn Stream>, LinkError> {
         self.callback.dial(instance, port).await

@@ -10,7 +10,7 @@ use crate::ledger::{Ending, Entry, Phase, Then};
 use std::time::Duration;
 use yun_drivers::ErrorKind;
 use yun_engine::{backoff::Backoff, clock::after};
-use yun_types::{Exit, HealthState, InstanceKind, Power, RestartPolicy, Timestamp, WhenUnhealthy};
+use yun_types::{Exit, HealthState, InstanceKind, InstanceSpec, Power, RestartPolicy, Timestamp, WhenUnhealthy};
 
 /// The pauses before restarts by policy. Without jitter: people count along, and starts are throttled by the node anyway.
 pub(crate) const RESTARTS: Backoff =
@@ -90,6 +90,8 @@ pub(crate) enum Step {
     Start,
     /// Connect again: its ports or its network changed while it runs.
     Reattach,
+    /// Change the limits of what runs.
+    Adjust,
     /// Freeze.
     Pause,
     /// Let it go on.
@@ -177,6 +179,9 @@ fn live(view: View<'_>) -> Step {
     }
     if unhealthy(entry).is_some() && *view.seen == Seen::Running {
         return Step::Stop { then: Then::Policy, grace: grace(entry) };
+    }
+    if entry.runs_with.as_ref().is_some_and(|with| limits_changed(entry.desired.kind, with, spec)) {
+        return Step::Adjust;
     }
     match (spec.power, view.seen) {
         (Power::Paused, Seen::Running) => Step::Pause,
@@ -289,6 +294,18 @@ pub(crate) fn unhealthy(entry: &Entry) -> Option<Ending> {
     let health = entry.health.as_ref()?;
     let ends = check.when_unhealthy == WhenUnhealthy::Restart && health.state == HealthState::Unhealthy;
     ends.then(|| ill(health.output.as_deref().unwrap_or_default()))
+}
+
+/// True if what a running container may use is not what is wanted. Its disk is not among that: nothing holds it to its size.
+fn limits_changed(kind: InstanceKind, with: &InstanceSpec, wanted: &InstanceSpec) -> bool {
+    kind == InstanceKind::Container && with_limits(with.clone(), wanted) != *with
+}
+
+/// A spec with the limits of another one.
+pub(crate) fn with_limits(mut spec: InstanceSpec, of: &InstanceSpec) -> InstanceSpec {
+    (spec.size.cpu, spec.size.memory) = (of.size.cpu, of.size.memory);
+    (spec.container.pids, spec.container.io) = (of.container.pids, of.container.io);
+    spec
 }
 
 fn ill(output: &str) -> Ending {

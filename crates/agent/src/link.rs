@@ -2,6 +2,7 @@
 
 use crate::node::Node;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{future::Future, sync::Arc};
 use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink, Stream};
@@ -74,6 +75,23 @@ impl NodeLink for Callback {
         request: LogRequest,
     ) -> Result<BoxStream<'static, std::io::Result<LogLine>>, LinkError> {
         self.driver(instance)?.logs(instance, request).await.map_err(refused)
+    }
+
+    async fn read_files(
+        &self,
+        instance: InstanceId,
+        path: String,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LinkError> {
+        self.driver(instance)?.read_files(instance, &path).await.map_err(refused)
+    }
+
+    async fn write_files(
+        &self,
+        instance: InstanceId,
+        path: String,
+        archive: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<(), LinkError> {
+        self.driver(instance)?.write_files(instance, &path, archive).await.map_err(refused)
     }
 
     async fn dial(&self, instance: InstanceId, port: u16) -> Result<Box<dyn Stream>, LinkError> {

@@ -2,7 +2,7 @@
 //! as it was written, and the step is done again.
 
 use crate::{
-    decide::{Cause, Rest, Seen, Settled, Step},
+    decide::{Cause, Rest, Seen, Settled, Step, with_limits},
     ledger::{Phase, Then},
     node::Node,
     owner::Owner,
@@ -15,7 +15,7 @@ use yun_types::{DesiredInstance, Severity};
 impl Owner {
     /// Does one step.
     pub(crate) async fn act(&mut self, step: &Step) -> Result<()> {
-        if matches!(step, Step::Prepare | Step::Start | Step::Pause | Step::Resume | Step::Stop { .. }) {
+        if matches!(step, Step::Gather | Step::Prepare | Step::Start | Step::Pause | Step::Resume | Step::Stop { .. }) {
             self.node.probed(self.entry.desired.kind).await;
         }
         match step {
@@ -25,6 +25,7 @@ impl Owner {
             Step::Prepare => self.prepare().await,
             Step::Start => self.start().await,
             Step::Reattach => self.reattach().await,
+            Step::Adjust => self.adjust().await,
             Step::Pause => self.pause(true).await,
             Step::Resume => self.pause(false).await,
             Step::Stop { then, grace } => self.stop(*then, *grace).await,
@@ -100,10 +101,12 @@ impl Owner {
     /// Opens the image and connects the network, side by side: neither needs the other.
     async fn gather(&mut self) -> Result<()> {
         fail_point!("agent::before_attach");
-        let (image, attachment) = tokio::join!(
-            self.node.drivers.image.open(&self.entry.desired.image.digest),
-            attach(&self.node, &self.entry.desired)
-        );
+        let connected = async {
+            self.driver.enclose(&self.entry.desired).await?;
+            attach(&self.node, &self.entry.desired).await
+        };
+        let (image, attachment) =
+            tokio::join!(self.node.drivers.image.open(&self.entry.desired.image.digest), connected);
         let named = |mut error: DriverError| {
             error.message = format!("cannot open image {}: {}", self.entry.desired.image.name, error.message);
             error
@@ -170,6 +173,19 @@ impl Owner {
     async fn reattach(&mut self) -> Result<()> {
         let attachment = attach(&self.node, &self.entry.desired).await?;
         self.entry.attachment = Some(attachment);
+        self.save()
+    }
+
+    /// Changes the limits of what runs.
+    async fn adjust(&mut self) -> Result<()> {
+        let desired = self.entry.desired.clone();
+        let done = self.driver.adjust(&desired).await?;
+        let Some(with) = self.entry.runs_with.take() else { return Ok(()) };
+        self.entry.runs_with = Some(with_limits(with, &desired.spec));
+        if done {
+            let message = format!("its limits are {} now", desired.spec.size);
+            self.node.events.tell(self.entry.id(), Severity::Normal, "Adjusted", message);
+        }
         self.save()
     }
 

@@ -185,9 +185,23 @@ async fn new_ports_are_published_while_it_runs() {
 }
 
 #[tokio::test]
-async fn a_new_size_waits_for_a_restart_and_says_so() {
+async fn a_container_gets_its_new_limits_while_it_runs() {
     let mut bench = Bench::new().await;
     let id = bench.running().await;
+    bench.control.edit(id, |spec| {
+        spec.size = "cpu:2".parse().unwrap();
+        spec.container.pids = Some(7);
+    });
+    bench.until("caught up", |bench| bench.control.report(id).unwrap().generation == Generation(2)).await;
+    assert!(bench.control.reasons().contains(&"Adjusted".to_owned()));
+    assert_eq!((bench.control.status(id).unwrap().reason, bench.world.starts(id)), (None, 1));
+}
+
+#[tokio::test]
+async fn a_new_size_waits_for_a_restart_and_says_so() {
+    let mut bench = Bench::new().await;
+    let machine = bench.instance(InstanceKind::Vm);
+    let id = bench.run(machine).await;
     bench.control.edit(id, |spec| spec.size = "cpu:2".parse().unwrap());
     bench.until("told", |bench| bench.control.status(id).unwrap().reason.as_deref() == Some("RestartNeeded")).await;
     assert_eq!(bench.world.starts(id), 1);
@@ -200,7 +214,7 @@ async fn a_new_size_waits_for_a_restart_and_says_so() {
         })
         .await;
     assert_eq!(bench.world.prepared(id).unwrap().spec.size.cpu, Cpu::cores(2));
-    assert_eq!(bench.control.status(id).unwrap().reason, None);
+    bench.until("nothing is left to say", |bench| bench.control.status(id).unwrap().reason.is_none()).await;
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@
 
 use dropshot::{
     FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
-    HttpResponseHeaders, HttpResponseOk, Path, Query, RequestContext, StreamingBody, WebsocketChannelResult,
-    WebsocketConnection,
+    HttpResponseHeaders, HttpResponseOk, HttpResponseUpdatedNoContent, Path, Query, RequestContext, StreamingBody,
+    WebsocketChannelResult, WebsocketConnection,
 };
 use yun_types::{
     AuditRecord, Explanation, Group, GroupExplanation, Image, Instance, Network, Node, NodeSpec, Operation, Project,
@@ -205,6 +205,23 @@ pub trait CloudApi {
         path: Path<InstancePath>,
         query: Query<LogQuery>,
     ) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+
+    /// Read a file or a directory of an instance, as a tar stream whose entries begin with the last part of the path.
+    #[endpoint { method = GET, path = "/v1/instances/{instance}/files", tags = ["instances"] }]
+    async fn instance_files_read(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<FilesQuery>,
+    ) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+
+    /// Unpack a tar stream into a directory of an instance that is there, or under a new name in one that is there.
+    #[endpoint { method = PUT, path = "/v1/instances/{instance}/files", tags = ["instances"], request_body_max_bytes = 1099511627776 }]
+    async fn instance_files_write(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<FilesQuery>,
+        body: StreamingBody,
+    ) -> Result<HttpResponseUpdatedNoContent, HttpError>;
 
     /// Run a process in a container. The WebSocket carries the frames of `yun_api::frames`.
     #[channel { protocol = WEBSOCKETS, path = "/v1/instances/{instance}/exec", tags = ["instances"] }]

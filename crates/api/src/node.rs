@@ -127,6 +127,25 @@ pub trait NodeLink: Send + Sync + 'static {
         instance: InstanceId,
         request: LogRequest,
     ) -> Result<BoxStream<'static, std::io::Result<LogLine>>, LinkError>;
+    /// A file or a directory of an instance, as a tar stream.
+    async fn read_files(
+        &self,
+        instance: InstanceId,
+        path: String,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LinkError> {
+        let _ = (instance, path);
+        Err(LinkError::refused("Unsupported", "this node knows nothing of files: upgrade yun there"))
+    }
+    /// Unpacks a tar stream in an instance.
+    async fn write_files(
+        &self,
+        instance: InstanceId,
+        path: String,
+        archive: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<(), LinkError> {
+        let _ = (instance, path, archive);
+        Err(LinkError::refused("Unsupported", "this node knows nothing of files: upgrade yun there"))
+    }
     /// A TCP connection to a port of an instance.
     async fn dial(&self, instance: InstanceId, port: u16) -> Result<Box<dyn Stream>, LinkError>;
     /// Takes an image in.

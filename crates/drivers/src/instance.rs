@@ -1,7 +1,8 @@
 //! Instances on a node: one trait for VMs and containers.
 
-use crate::{Attachment, LocalImage, Result};
+use crate::{Attachment, DriverError, LocalImage, Result};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -45,12 +46,19 @@ pub enum Observed {
 
 /// Makes one kind of instance real.
 ///
-/// Legal order: `probe`, then per instance `prepare` → `start` → (`pause` ⇄ `resume`, `exec`, `console`) → `stop` → `start` … → `remove`.
+/// Legal order: `probe`, then per instance `enclose` → `prepare` → `start` → (`pause` ⇄ `resume`, `exec`, `console`) → `stop` → `start` … → `remove`.
 /// `recover`, `logs` and `remove` are legal at any time, also for instances that were never prepared.
 #[async_trait]
 pub trait InstanceDriver: Send + Sync + 'static {
     /// What this host can do now. May take seconds the first time (it proves what it claims), is cheap after that.
     async fn probe(&self) -> Result<DriverFacts>;
+
+    /// Makes what the network has to know of before it connects an instance that does not run: namespaces that belong to it. Before
+    /// `attach` and `prepare`; may be repeated.
+    async fn enclose(&self, instance: &DesiredInstance) -> Result<()> {
+        let _ = instance;
+        Ok(())
+    }
 
     /// Makes everything that a start needs: directories, disk, configuration. Starts nothing. A second call with a newer generation
     /// brings the rest up to it without touching the instance's data.
@@ -60,6 +68,12 @@ pub trait InstanceDriver: Send + Sync + 'static {
         image: &LocalImage,
         network: Option<&Attachment>,
     ) -> Result<InstanceHandle>;
+
+    /// Changes the limits of one that runs to those that are wanted now. `false` if that takes a restart.
+    async fn adjust(&self, instance: &DesiredInstance) -> Result<bool> {
+        let _ = instance;
+        Ok(false)
+    }
 
     /// Starts it and returns once it runs: a container's process exists, a VM's processor executes. The returned handle replaces the
     /// given one. If it runs already, nothing happens. A call that is dropped half way leaves something that `recover` finds.
@@ -92,6 +106,28 @@ pub trait InstanceDriver: Send + Sync + 'static {
 
     /// Runs a process inside. VMs answer `Unavailable` and name `yun ssh`.
     async fn exec(&self, handle: &InstanceHandle, request: ExecRequest) -> Result<Session>;
+
+    /// A file or a directory of it, with everything below, as a tar stream whose entries begin with the last part of the path.
+    async fn read_files(&self, id: InstanceId, path: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
+        Err(DriverError::unavailable(
+            "NoFiles",
+            format!("{path} of instance {id} cannot be copied here: use scp over yun ssh"),
+        ))
+    }
+
+    /// Unpacks a tar stream into a directory of it that is there, or under a new name in one that is there.
+    async fn write_files(
+        &self,
+        id: InstanceId,
+        path: &str,
+        archive: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<()> {
+        drop(archive);
+        Err(DriverError::unavailable(
+            "NoFiles",
+            format!("{path} of instance {id} cannot be copied here: use scp over yun ssh"),
+        ))
+    }
 
     /// Opens the serial console of a VM. Several may be open at once. Containers answer `Unavailable` and name `yun exec`.
     async fn console(&self, handle: &InstanceHandle) -> Result<Session>;

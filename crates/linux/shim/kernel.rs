@@ -10,6 +10,7 @@ use std::{
 
 unsafe extern "C" {
     fn setsid() -> c_int;
+    fn unshare(flags: c_int) -> c_int;
     fn umask(mask: c_uint) -> c_uint;
     fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int;
     fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int;
@@ -72,6 +73,13 @@ pub fn detach() {
         prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     }
     close_from(3);
+}
+
+/// Goes into a new user namespace, and into a new network namespace that belongs to it.
+pub fn unshare_user_and_network() -> io::Result<()> {
+    const NEW_USER_AND_NET: c_int = 0x1000_0000 | 0x4000_0000;
+    // SAFETY: a plain number; this program has one thread.
+    if unsafe { unshare(NEW_USER_AND_NET) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Leaves the session of whoever started this program.

@@ -11,9 +11,11 @@
 //! shim run   ATTEMPT RUN DURABLE OOM-FILE LOG-BYTES LOG-FILES CRUN CRUN-ROOT ID tty|pipes
 //! shim adopt ATTEMPT RUN DURABLE OOM-FILE LOG-BYTES LOG-FILES PID START-TIME SINCE KEEPER|0
 //! shim trial
+//! shim nest
 //! ```
 //! `adopt` takes over a running container whose shim was killed. `trial` only ends with a code that nothing else ends with: inside a container
-//! it shows that containers work.
+//! it shows that containers work. `nest` goes into a user namespace and a network namespace of its own, says so, and waits until its standard
+//! input ends: whoever started it takes the namespaces meanwhile.
 
 mod kernel;
 mod lines;
@@ -77,6 +79,9 @@ fn main() -> ExitCode {
     if arguments == ["trial"] {
         return ExitCode::from(TRIAL);
     }
+    if arguments == ["nest"] {
+        return nest();
+    }
     kernel::detach();
     let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return ExitCode::FAILURE };
     let (Ok(lock), Ok(report)) = (kernel::take(0, &null), kernel::take(1, &null)) else { return ExitCode::FAILURE };
@@ -97,6 +102,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Holds new namespaces for somebody who takes them.
+fn nest() -> ExitCode {
+    if let Err(e) = kernel::unshare_user_and_network() {
+        println!("{e}");
+        return ExitCode::FAILURE;
+    }
+    println!("ready");
+    let _ = io::stdin().read_to_end(&mut Vec::new());
+    ExitCode::SUCCESS
 }
 
 /// The whole life of the shim. Returns what should be forced to disk.

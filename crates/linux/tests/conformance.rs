@@ -52,7 +52,11 @@ struct Machine {
 
 impl Machine {
     async fn new(kind: InstanceKind) -> Self {
-        let folder = tempfile::Builder::new().prefix("yc").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("yc")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o711))
+            .tempdir()
+            .unwrap();
         let host = Host::open(folder.path()).unwrap();
         let images = LinuxImages::new(&host, ImageLimits::default());
         images.probe().await.unwrap();

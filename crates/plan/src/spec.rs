@@ -131,6 +131,7 @@ fn check_container(options: &ContainerOptions, trust: Trust) -> Result<(), Refus
         isolation::check_health(health)?;
     }
     isolation::check_io(&options.io)?;
+    isolation::check_system(options)?;
     isolation::check_security(&options.security, trust)?;
     check_mounts(&options.mounts, trust)
 }

@@ -4,7 +4,7 @@ use crate::{
     Refused,
     lifecycle::{self, Action, Step},
 };
-use yun_types::{ContainerOptions, Instance, InstanceSpec, InstanceState as State, Power};
+use yun_types::{ContainerOptions, Instance, InstanceKind, InstanceSpec, InstanceState as State, Power};
 
 /// What an allowed change leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +81,15 @@ fn check_power(instance: &Instance, after: Power) -> Result<(), Refused> {
 
 /// What a process reads only when it starts.
 fn counts_later(before: &InstanceSpec, after: &InstanceSpec) -> bool {
-    let container = ContainerOptions { health: after.container.health.clone(), ..before.container.clone() };
-    before.size != after.size || container != after.container || before.vm != after.vm
+    let (now, then) = (&before.container, &after.container);
+    let mut container = ContainerOptions { health: then.health.clone(), ..now.clone() };
+    let mut size = before.size;
+    if after.kind == Some(InstanceKind::Container) {
+        // The kernel takes new limits of a running container at once.
+        (container.pids, container.io) = (then.pids, then.io);
+        (size.cpu, size.memory) = (after.size.cpu, after.size.memory);
+    }
+    size != after.size || container != *then || before.vm != after.vm
 }
 
 fn alive(instance: &Instance) -> bool {
@@ -93,7 +100,6 @@ fn alive(instance: &Instance) -> bool {
 mod tests {
     use super::*;
     use crate::samples;
-    use yun_types::InstanceKind;
 
     fn refusal(change: impl FnOnce(&mut InstanceSpec)) -> String {
         let web = samples::instance("web");
@@ -125,8 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn a_new_size_counts_at_once_when_stopped_and_later_when_running() {
+    fn a_new_size_counts_at_once_but_for_a_vm_that_runs() {
         let mut web = samples::instance("web");
+        let mut more = web.spec.clone();
+        more.size.memory = yun_types::Bytes::mib(128);
+        assert_eq!(check(&web, &more), Ok(Effect { resized: true, at_next_restart: false }));
+        web.spec.kind = Some(InstanceKind::Vm);
         let mut after = web.spec.clone();
         after.size.memory = yun_types::Bytes::mib(128);
         assert_eq!(check(&web, &after), Ok(Effect { resized: true, at_next_restart: true }));

@@ -205,6 +205,10 @@ pub struct ContainerOptions {
     /// How its health is asked for, if at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
+    /// Its main process is an init, such as systemd, that runs a whole system inside: it gets directories of its own in memory, its own
+    /// control groups, and every capability over what belongs to its user namespace.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
     /// How it is set apart from the host.
     #[serde(default, skip_serializing_if = "Security::is_default")]
     pub security: Security,

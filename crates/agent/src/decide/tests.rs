@@ -354,6 +354,7 @@ impl Model {
                 self.entry.phase = Phase::Running;
             }
             Step::Reattach => self.entry.attachment = Some(attachment(&self.entry.desired.nic)),
+            Step::Adjust => self.entry.runs_with = Some(self.entry.desired.spec.clone()),
             Step::Pause | Step::Resume => {
                 self.process = self.process.map(|_| *step == Step::Pause);
                 self.seen = self.truth();

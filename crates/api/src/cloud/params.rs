@@ -105,6 +105,15 @@ pub struct LogQuery {
     pub follow: Option<bool>,
 }
 
+/// Which files of an instance.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct FilesQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// The path inside, from the root.
+    pub path: String,
+}
+
 /// What to run in a container. Lists are JSON texts, because a query has no lists.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ExecQuery {
@@ -148,6 +157,8 @@ pub struct UploadQuery {
     pub entrypoint: Option<String>,
     /// Root file systems: the command to record, a JSON list.
     pub command: Option<String>,
+    /// Root file systems: the whole configuration to record, a JSON object with the fields of `ContainerConfig`. Instead of the two before.
+    pub config: Option<String>,
 }
 
 macro_rules! paths {

@@ -72,6 +72,8 @@ pub const RULES: &[Rule] = &[
     read("instance_logs", Project(Viewer)),
     // Who enters an instance can change anything in it.
     change("instance_exec", Project(Editor)),
+    change("instance_files_read", Project(Editor)),
+    change("instance_files_write", Project(Editor)),
     change("instance_console", Project(Editor)),
     change("instance_dial", Project(Editor)),
     read("group_list", Project(Viewer)),

@@ -18,7 +18,8 @@ use crate::{
 };
 use dropshot::{
     FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
-    HttpResponseHeaders, HttpResponseOk, Path, Query, StreamingBody, WebsocketChannelResult, WebsocketConnection,
+    HttpResponseHeaders, HttpResponseOk, HttpResponseUpdatedNoContent, Path, Query, StreamingBody,
+    WebsocketChannelResult, WebsocketConnection,
 };
 use futures::StreamExt;
 use http::StatusCode;
@@ -334,6 +335,39 @@ impl CloudApi for ApiImpl {
         };
         let log = visit.end(work.await, StatusCode::OK).await?;
         Ok(lines(visit.control, log.map(|line| line.map(|line| query::log_record(&line)))))
+    }
+
+    async fn instance_files_read(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<FilesQuery>,
+    ) -> Answer<FreeformBody> {
+        let (target, query) = (path.into_inner().instance, query.into_inner());
+        let visit = Visit::of_project(&rqctx, query.project.clone()).on(&target);
+        let work = async {
+            visit.enter()?;
+            instance::ops::read_files(visit.control, &visit.project, &target, query.path).await
+        };
+        let archive = visit.end(work.await, StatusCode::OK).await?;
+        Ok(bytes(visit.control, archive))
+    }
+
+    async fn instance_files_write(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<FilesQuery>,
+        body: StreamingBody,
+    ) -> Result<HttpResponseUpdatedNoContent, HttpError> {
+        let (target, query) = (path.into_inner().instance, query.into_inner());
+        let visit = Visit::of_project(&rqctx, query.project.clone()).on(&target);
+        let (archive, rest) = query::upload(visit.control, body);
+        let work = async {
+            visit.enter()?;
+            instance::ops::write_files(visit.control, &visit.project, &target, query.path, archive).await
+        };
+        let answer = visit.end(work.await, StatusCode::NO_CONTENT).await.map(|()| HttpResponseUpdatedNoContent());
+        rest.pass().await;
+        answer
     }
 
     async fn instance_exec(

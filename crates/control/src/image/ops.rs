@@ -67,11 +67,13 @@ pub async fn upload(
 ) -> Result<Operation, Refusal> {
     let (entrypoint, command) =
         (words("entrypoint", query.entrypoint.as_deref())?, words("command", query.command.as_deref())?);
-    let config = (entrypoint.is_some() || command.is_some()).then(|| ContainerConfig {
+    let whole: Option<ContainerConfig> = query.config.as_deref().map(config_text).transpose()?;
+    let parts = (entrypoint.is_some() || command.is_some()).then(|| ContainerConfig {
         entrypoint: entrypoint.unwrap_or_default(),
         command: command.unwrap_or_default(),
         ..ContainerConfig::default()
     });
+    let config = whole.or(parts);
     let request = ImportRequest { format: query.format, checksum: query.checksum, config };
     let source = query.source.unwrap_or_else(|| "upload".into());
     let draft =
@@ -87,6 +89,13 @@ pub async fn upload(
     let id = started.id();
     started.finished().await;
     crate::operation::ops::find(c, caller, id).await
+}
+
+fn config_text(json: &str) -> Result<ContainerConfig, Refusal> {
+    serde_json::from_str(json).map_err(|e| {
+        let text = format!("config is no container configuration: {e}; write an object, as in {{\"command\":[\"sh\"],\"env\":[\"A=1\"]}}");
+        Refusal::bad_request("Invalid", text)
+    })
 }
 
 fn check_url(url: &str) -> Result<(), Refusal> {

@@ -43,6 +43,7 @@ fn query(text: &str) -> UploadQuery {
         source: Some("web.tar".into()),
         entrypoint: None,
         command: None,
+        config: None,
     }
 }
 

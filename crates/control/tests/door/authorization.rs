@@ -35,8 +35,19 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         "group_create" | "group_update" | "group_delete" | "group_undo" => EDITORS,
         "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list"
         | "image_get" | "network_list" | "network_get" | "operation_list" | "operation_get" => VIEWERS,
-        "instance_create" | "instance_update" | "instance_delete" | "instance_action" | "instance_exec"
-        | "instance_console" | "instance_dial" | "image_create" | "image_upload" | "image_verify" | "image_delete"
+        "instance_create"
+        | "instance_update"
+        | "instance_delete"
+        | "instance_action"
+        | "instance_exec"
+        | "instance_files_read"
+        | "instance_files_write"
+        | "instance_console"
+        | "instance_dial"
+        | "image_create"
+        | "image_upload"
+        | "image_verify"
+        | "image_delete"
         | "operation_cancel" => EDITORS,
         "project_update" | "token_create" | "token_delete" => ADMINS,
         _ => return None,
@@ -107,6 +118,7 @@ async fn call(world: &World, endpoint: &Endpoint, secret: &str) -> (u16, String)
         ("token", "victim"),
         ("name", "up"),
         ("command", "[\"true\"]"),
+        ("path", "/etc/hosts"),
     ];
     let values = BTreeMap::from(values);
     let mut path = endpoint.path.clone();
@@ -114,7 +126,7 @@ async fn call(world: &World, endpoint: &Endpoint, secret: &str) -> (u16, String)
         path = path.replace(&format!("{{{key}}}"), value);
     }
     // Audit and streams without an end are asked for no more than they hold now.
-    let asked = endpoint.query.iter().filter(|key| matches!(key.as_str(), "project" | "name" | "command"));
+    let asked = endpoint.query.iter().filter(|key| matches!(key.as_str(), "project" | "name" | "command" | "path"));
     let query: Vec<(&str, &str)> = asked
         .filter(|_| endpoint.operation != "watch" && endpoint.operation != "event_stream")
         .map(|key| (key.as_str(), values[key.as_str()]))

@@ -165,6 +165,10 @@ impl InstanceDriver for FakeInstances {
         self.handle(id)
     }
 
+    async fn adjust(&self, _: &DesiredInstance) -> Result<bool> {
+        Ok(true)
+    }
+
     async fn start(&self, handle: &InstanceHandle) -> Result<InstanceHandle> {
         self.world.enter(Call::Start, Some(handle.id)).await?;
         if let Some(run) = self.begin(handle.id)? {

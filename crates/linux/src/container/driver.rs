@@ -3,6 +3,7 @@
 use super::{
     cgroup::{Cgroup, Layout, Usage},
     files::Files,
+    nest::{self, Ranges},
     prepare::{self, Request},
     probe, process, shim,
 };
@@ -43,11 +44,13 @@ pub struct ContainerDriverOptions {
     pub runtime: PathBuf,
     /// How much output is kept.
     pub log: LogLimits,
+    /// How long the runtime may take for one thing: it is milliseconds unless the host is in trouble.
+    pub patience: Duration,
 }
 
 impl Default for ContainerDriverOptions {
     fn default() -> Self {
-        Self { runtime: "crun".into(), log: LogLimits::default() }
+        Self { runtime: "crun".into(), log: LogLimits::default(), patience: Duration::from_secs(60) }
     }
 }
 
@@ -67,6 +70,10 @@ pub(super) struct Inner {
     layout: RwLock<Option<Arc<Layout>>>,
     /// Set once they are fit for crun.
     fit: OnceCell<()>,
+    /// Who has which range of user ids.
+    pub(super) ranges: Ranges,
+    /// Why containers here have no user namespaces of their own; `Some(None)` if they have, once that was tried.
+    pub(super) no_nests: std::sync::OnceLock<Option<String>>,
     /// The runtime that a trial has shown to work.
     proved: OnceCell<String>,
     /// Whose turn it is with an instance: of calls that change it, one after the other.
@@ -87,6 +94,8 @@ impl ContainerDriver {
             shim,
             layout: RwLock::default(),
             fit: OnceCell::new(),
+            ranges: Ranges::default(),
+            no_nests: std::sync::OnceLock::new(),
             proved: OnceCell::new(),
             turns: Mutex::default(),
             starts: tokio::sync::RwLock::default(),
@@ -256,10 +265,34 @@ impl InstanceDriver for ContainerDriver {
         let tried = trial.await;
         self.inner.remove_empty_parent().await;
         match tried {
-            Ok(engine) => (facts.ready, facts.engine) = (true, Some(engine)),
+            Ok(engine) => {
+                (facts.ready, facts.engine) = (true, Some(engine));
+                // It works, and something about it should be known.
+                let why = self.inner.no_nests.get().and_then(Clone::clone);
+                facts.message = why.map(|why| format!("containers have no user namespaces of their own here: {why}"));
+            }
             Err(e) => facts.message = Some(e.message),
         }
         Ok(facts)
+    }
+
+    async fn enclose(&self, instance: &DesiredInstance) -> Result<()> {
+        let (this, instance) = (self.clone(), instance.clone());
+        let turn = self.inner.turn(instance.id).await;
+        let work = async move {
+            let _turn = turn;
+            this.inner.detect().await?;
+            let files = this.files(instance.id);
+            if this.inner.runs(&files).await? {
+                return Ok(());
+            }
+            let nested = nest::wanted(&instance.spec.container.security)
+                && this.inner.no_nests.get().is_some_and(Option::is_none);
+            let inner = this.inner.clone();
+            let make = move || nest::enclose(&inner.shim, &inner.ranges, &inner.host, &files, nested);
+            this.inner.blocking("make the namespaces of a container", make).await
+        };
+        self.inner.finish(work).await
     }
 
     async fn prepare(
@@ -292,7 +325,7 @@ impl InstanceDriver for ContainerDriver {
                 .carry_out()?;
                 match group {
                     Some(group) => group
-                        .limit(&prepare::limits(&instance))
+                        .limit(&prepare::limits(&instance, &files)?)
                         .map_err(|e| DriverError::io(format!("change the limits of instance {}", instance.name), e)),
                     None => Ok(()),
                 }
@@ -301,6 +334,29 @@ impl InstanceDriver for ContainerDriver {
         };
         self.inner.finish(work).await?;
         Ok(Self::handle(id, generation))
+    }
+
+    async fn adjust(&self, instance: &DesiredInstance) -> Result<bool> {
+        let (this, instance) = (self.clone(), instance.clone());
+        let turn = self.inner.turn(instance.id).await;
+        let work = async move {
+            let _turn = turn;
+            let files = this.files(instance.id);
+            this.inner.main_process(&files).await?;
+            let (group, limits) = (this.inner.group(&files)?, prepare::limits(&instance, &files)?);
+            let (used, wanted) = (group.usage().map(|usage| usage.memory).unwrap_or_default(), limits.memory);
+            if used > wanted {
+                let (name, used, wanted) = (&instance.name, used.human(), wanted.human());
+                let message = format!(
+                    "instance {name} uses {used} of memory now, more than {wanted}: restart it, or give it more"
+                );
+                return Err(DriverError::new(ErrorKind::Conflict, "MemoryInUse", message));
+            }
+            let change = move || group.limit(&limits);
+            this.inner.blocking("change the limits of a container", change).await?;
+            Ok(true)
+        };
+        self.inner.finish(work).await
     }
 
     async fn start(&self, handle: &InstanceHandle) -> Result<InstanceHandle> {
@@ -343,6 +399,7 @@ impl InstanceDriver for ContainerDriver {
         let turn = self.inner.turn(id).await;
         let work = async move {
             this.inner.remove(id).await?;
+            this.inner.ranges.forget(id);
             this.inner.forget(id, turn);
             this.inner.remove_empty_parent().await;
             Ok(())
@@ -353,6 +410,21 @@ impl InstanceDriver for ContainerDriver {
     async fn exec(&self, handle: &InstanceHandle, request: ExecRequest) -> Result<Session> {
         self.inner.detect().await?;
         super::exec::exec(&self.inner, &self.files(handle.id), request).await
+    }
+
+    async fn read_files(&self, id: InstanceId, path: &str) -> Result<BoxStream<'static, io::Result<bytes::Bytes>>> {
+        self.inner.detect().await?;
+        super::copy::read(&self.inner, &self.files(id), path).await
+    }
+
+    async fn write_files(
+        &self,
+        id: InstanceId,
+        path: &str,
+        archive: BoxStream<'static, io::Result<bytes::Bytes>>,
+    ) -> Result<()> {
+        self.inner.detect().await?;
+        super::copy::write(&self.inner, &self.files(id), path, archive).await
     }
 
     async fn console(&self, handle: &InstanceHandle) -> Result<Session> {

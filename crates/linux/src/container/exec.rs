@@ -10,6 +10,7 @@ use super::{
     oci::{self, ProcessSpec},
     prepare,
     process::Process,
+    rights::Rights,
     rootfs::{NotRunnable, Root},
     shim::crun_said,
     terminal::{ConsoleSocket, Terminal},
@@ -167,6 +168,7 @@ impl Plan {
             identity: &identity,
             tty: request.terminal.is_some(),
             security: &Security::default(),
+            rights: Rights::ALL,
             open_files: prepare::open_files(),
         });
         like_main(&mut process, base, identity.uid);
@@ -273,9 +275,11 @@ impl Running {
     }
 
     async fn open_terminal(&mut self, console: &ConsoleSocket, request: &ExecRequest) -> Result<()> {
-        let io = |e: io::Error| DriverError::io(format!("open a terminal in container {}", self.files.id), e);
+        let operation = format!("open a terminal in container {}", self.files.id);
+        let io = |e: io::Error| DriverError::io(&operation, e);
         let terminal = tokio::select! {
             terminal = console.receive() => terminal.map_err(io)?,
+            () = tokio::time::sleep(self.inner.options.patience) => return Err(io(self.hangs())),
             // It failed before it got that far.
             _ = self.child.wait() => return Err(self.refused()),
         };
@@ -287,6 +291,17 @@ impl Running {
         self.stdin = Some(Box::new(to));
         self.terminal = Some(terminal);
         Ok(())
+    }
+
+    /// Ends a runtime that does not come to its point.
+    fn hangs(&mut self) -> io::Error {
+        // A group of its own, that it leads and that nobody has reaped yet.
+        if let Some(group) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL);
+        }
+        let limit = self.inner.options.patience;
+        let text = format!("the runtime hangs, and was ended after {limit:?}; look at the host's load and disk");
+        io::Error::new(io::ErrorKind::TimedOut, text)
     }
 
     fn refused(&self) -> DriverError {
@@ -320,7 +335,7 @@ impl Running {
                     code => Output::Exit(exit(code.unwrap_or(137))),
                 }
             }
-            Some(Err(e)) => Output::Error(format!("cannot wait for the process: {e}")),
+            Some(Err(e)) => Output::Error(format!("cannot run the process: {e}")),
             None => Output::Exit(exit(137)),
         };
         let _ = end.output.send(last).await;
@@ -330,11 +345,19 @@ impl Running {
     async fn until_end(&mut self, end: &mut SessionEnd) -> Option<io::Result<std::process::ExitStatus>> {
         let mut waiting = Waiting::default();
         let mut look = tokio::time::interval(Duration::from_millis(200));
+        let mut begins = Box::pin(tokio::time::sleep(self.inner.options.patience));
+        let mut began = false;
         loop {
             let full = waiting.bytes >= WAITING;
             tokio::select! {
                 status = self.child.wait() => return Some(status),
                 () = end.output.closed() => break,
+                () = &mut begins, if !began => {
+                    began = self.plan.path("pid").exists();
+                    if !began {
+                        return Some(Err(self.hangs()));
+                    }
+                }
                 // While the process does not read, this is the only sign that the person is gone.
                 _ = look.tick(), if full => if end.input.is_closed() { break },
                 frame = end.input.recv(), if !full => match frame {

@@ -93,6 +93,12 @@ pub(super) struct Prepared {
     pub(super) stop_signal: i32,
     /// Whether its main process has a terminal.
     pub(super) tty: bool,
+    /// The first id of its user namespace, if it has one.
+    #[serde(default)]
+    pub(super) base: Option<u32>,
+    /// The host's number of the user of its main process.
+    #[serde(default)]
+    pub(super) owner: u32,
 }
 
 /// One start, written down before anything is done about it.

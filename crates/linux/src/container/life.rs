@@ -6,6 +6,7 @@
 use super::{
     driver::Inner,
     files::{Attempt, Files, Prepared, Running, make_private, remove_tree},
+    nest::{self, Nest},
     overlay,
     process::{Process, boot_id, drops_signal},
     shim::{Launch, Lock},
@@ -122,7 +123,14 @@ impl Inner {
     fn launch<'a>(&'a self, files: &'a Files) -> Launch<'a> {
         let oom_file = self.layout().map(|layout| layout.group(&files.cgroup).oom_file()).unwrap_or_default();
         let log = self.options.log;
-        Launch { program: &self.shim, files, oom_file, log_bytes: log.bytes.0, log_files: log.files }
+        Launch {
+            program: &self.shim,
+            files,
+            oom_file,
+            log_bytes: log.bytes.0,
+            log_files: log.files,
+            patience: self.options.patience,
+        }
     }
 
     /// See [`yun_drivers::InstanceDriver::recover`].
@@ -393,6 +401,7 @@ impl Inner {
         self.clear(&files).await?;
         let work = move || {
             overlay::unmount(&files)?;
+            nest::release_user(&files)?;
             remove_tree(&files.durable)?;
             remove_tree(&files.run)?;
             drop(lock);
@@ -477,13 +486,13 @@ impl Step {
         if files.crun_state().exists() || inner.layout().is_some_and(|layout| layout.group(&files.cgroup).exists()) {
             return Ok(Self::Littered);
         }
-        let attempt = lay_out(files, &prepared.layers)?;
+        let attempt = lay_out(files, &prepared)?;
         Ok(Self::Ready { lock, attempt, prepared })
     }
 }
 
 /// Writes down the attempt, then makes what it needs.
-fn lay_out(files: &Files, layers: &[std::path::PathBuf]) -> io::Result<Attempt> {
+fn lay_out(files: &Files, prepared: &Prepared) -> io::Result<Attempt> {
     let attempt = Attempt { token: uuid::Uuid::new_v4().simple().to_string(), boot: boot_id()? };
     files.write_attempt(&attempt)?;
     make_private(&files.crun_root)?;
@@ -494,8 +503,11 @@ fn lay_out(files: &Files, layers: &[std::path::PathBuf]) -> io::Result<Attempt> 
         remove_tree(&files.run.join(name))?;
     }
     for name in ["out", "err"] {
-        mkfifo(&files.run.join(name), Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let path = files.run.join(name);
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        // A program may open its own standard output once more, as /dev/stdout.
+        std::os::unix::fs::chown(&path, Some(prepared.owner), None)?;
     }
-    overlay::ensure_mounted(files, layers)?;
+    overlay::ensure_mounted(files, &prepared.layers, Nest::of(files).filter(|_| prepared.base.is_some()).as_ref())?;
     Ok(attempt)
 }

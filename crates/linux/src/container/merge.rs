@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use yun_types::{ContainerConfig, ContainerOptions};
 
+/// What asks a container to end if nobody says otherwise.
+pub(super) const STOP_SIGNAL: &str = "SIGTERM";
+
 /// Where programs are looked for if nobody says otherwise.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -40,7 +43,7 @@ pub(super) fn merge(image: &ContainerConfig, options: &ContainerOptions) -> Want
         workdir: said(&options.workdir).or_else(|| said(&image.workdir)).unwrap_or_else(|| "/".to_owned()),
         stop_signal: said(&options.stop_signal)
             .or_else(|| said(&image.stop_signal))
-            .unwrap_or_else(|| "SIGTERM".to_owned()),
+            .unwrap_or_else(|| STOP_SIGNAL.to_owned()),
     }
 }
 

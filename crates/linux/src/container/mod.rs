@@ -15,17 +15,21 @@
 //! time within one boot, or by its cgroup, whose name holds the ids of the cloud and of the instance.
 
 pub mod cgroup;
+mod copy;
 mod driver;
 mod exec;
 mod files;
+mod idmap;
 mod life;
 mod logs;
 mod merge;
+mod nest;
 mod oci;
 mod overlay;
 mod prepare;
 mod probe;
 mod process;
+mod rights;
 mod rootfs;
 mod seccomp;
 mod shim;

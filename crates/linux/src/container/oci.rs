@@ -1,6 +1,12 @@
 //! The OCI runtime configuration of a container (opencontainers/runtime-spec, `config.json`): isolation that is safe by default. Pure.
 
-use super::{cgroup::Limits, rootfs, seccomp, users::Identity};
+use super::{
+    cgroup::Limits,
+    nest::{self, Nest},
+    rights::Rights,
+    rootfs, seccomp,
+    users::Identity,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -25,6 +31,9 @@ const MASKED: &[&str] = &[
 ];
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// When the whole host runs out of memory, the kernel looks among containers first, and at yun last (proc_pid_oom_score_adj(5)).
+const FIRST_TO_GO: i32 = 300;
+
 /// The most open files, where the host allows as many: enough for servers, few enough for programs that close every possible one.
 const OPEN_FILES: (u64, u64) = (65_536, 524_288);
 
@@ -37,6 +46,8 @@ pub(super) struct ProcessSpec<'a> {
     pub(super) identity: &'a Identity,
     pub(super) tty: bool,
     pub(super) security: &'a Security,
+    /// The capabilities that can be given at all.
+    pub(super) rights: Rights,
     /// The most open files that this host lets anybody have.
     pub(super) open_files: u64,
 }
@@ -56,6 +67,10 @@ pub(super) struct Bundle<'a> {
     /// Files of the host that stand in for files of the image.
     pub(super) files: &'a [(&'static str, PathBuf)],
     pub(super) mounts: &'a [Mount],
+    /// Whether its main process is an init.
+    pub(super) system: bool,
+    /// Its user namespace, if it has one of its own.
+    pub(super) nest: Option<&'a Nest>,
 }
 
 /// The `process` part.
@@ -65,7 +80,13 @@ pub(super) fn process(spec: &ProcessSpec<'_>) -> Value {
     let groups: std::collections::BTreeSet<u32> = additional.iter().copied().chain([*gid]).collect();
     let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     // Another user than root starts with none, and can get none but through files: those are in the bounding set.
-    let bounding: Vec<String> = spec.security.capabilities().iter().map(|one| format!("CAP_{one}")).collect();
+    let bounding: Vec<String> = spec
+        .security
+        .capabilities()
+        .iter()
+        .filter(|one| spec.rights.has(**one))
+        .map(|one| format!("CAP_{one}"))
+        .collect();
     let held: &[String] = if *uid == 0 { &bounding } else { &[] };
     let (soft, hard) = (OPEN_FILES.0.min(spec.open_files), OPEN_FILES.1.min(spec.open_files));
     json!({
@@ -75,6 +96,7 @@ pub(super) fn process(spec: &ProcessSpec<'_>) -> Value {
         "env": env,
         "cwd": spec.workdir,
         "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": [], "ambient": []},
+        "oomScoreAdj": FIRST_TO_GO,
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}],
         "noNewPrivileges": spec.security.no_new_privileges && !spec.security.privileged,
     })
@@ -104,6 +126,12 @@ pub(super) fn config(bundle: &Bundle<'_>) -> Value {
             "readonlyPaths": if masks { READ_ONLY } else { &[] },
         },
     });
+    if let (Some(nest), Some(all)) = (bundle.nest, config["linux"]["namespaces"].as_array_mut()) {
+        all.push(json!({"type": "user", "path": nest.user}));
+        let ids = json!([{"containerID": 0, "hostID": nest.base, "size": nest::SIZE}]);
+        config["linux"]["uidMappings"] = ids.clone();
+        config["linux"]["gidMappings"] = ids;
+    }
     if security.seccomp && !security.privileged {
         config["linux"]["seccomp"] = seccomp::profile(&security.capabilities());
     }
@@ -116,13 +144,28 @@ fn resources(limits: &Limits, counts_swap: bool, all_devices: bool) -> Value {
         // Memory and swap together: equal means that there is no swap.
         memory["swap"] = json!(limits.memory.0);
     }
-    json!({
+    let mut resources = json!({
         // crun adds the few devices that every container has.
         "devices": [{"allow": all_devices, "access": "rwm"}],
         "memory": memory,
         "cpu": {"quota": limits.cpu_quota(), "period": Limits::CPU_PERIOD, "shares": limits.cpu_shares()},
         "pids": {"limit": limits.pids},
-    })
+    });
+    if let Some((disk, io)) = limits.io.filter(|(_, io)| !io.is_default()) {
+        let one = |rate: u64| json!([{"major": disk.major, "minor": disk.minor, "rate": rate}]);
+        let rates = [
+            ("throttleReadBpsDevice", io.read.map(|rate| rate.0)),
+            ("throttleWriteBpsDevice", io.write.map(|rate| rate.0)),
+            ("throttleReadIOPSDevice", io.read_iops.map(u64::from)),
+            ("throttleWriteIOPSDevice", io.write_iops.map(u64::from)),
+        ];
+        for (name, rate) in rates {
+            if let Some(rate) = rate {
+                resources["blockIO"][name] = one(rate);
+            }
+        }
+    }
+    resources
 }
 
 fn mounts(bundle: &Bundle<'_>) -> Vec<Value> {
@@ -134,21 +177,37 @@ fn mounts(bundle: &Bundle<'_>) -> Vec<Value> {
         system("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         system("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         system("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        system("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+        system(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", if bundle.system { "rw" } else { "ro" }],
+        ),
     ];
+    if bundle.system {
+        // Where an init keeps what ends with it (systemd's container interface).
+        for (target, mode) in [("/run", "mode=755"), ("/run/lock", "mode=1777"), ("/tmp", "mode=1777")] {
+            mounts.push(system(target, "tmpfs", &["nosuid", "nodev", mode, "size=50%"]));
+        }
+    }
     // A user's mount of the same place comes later and so lies on top.
-    let own = bundle.files.iter().map(|(target, source)| bind(target, &source.to_string_lossy(), false));
+    let own = bundle.files.iter().map(|(target, source)| bind(target, &source.to_string_lossy(), false, false));
     mounts.extend(own);
     mounts.extend(bundle.mounts.iter().map(|mount| match mount {
-        Mount::Bind { source, target, read_only } => bind(target, source, *read_only),
+        Mount::Bind { source, target, read_only } => {
+            bind(target, source, *read_only, bundle.nest.is_some_and(|nest| nest.can_map(Path::new(source))))
+        }
         Mount::Tmpfs { target, size } => tmpfs(target, size.unwrap_or(Bytes(bundle.limits.memory.0 / 2))),
     }));
     mounts
 }
 
-fn bind(target: &str, source: &str, read_only: bool) -> Value {
-    let mode = if read_only { "ro" } else { "rw" };
-    json!({"destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", mode]})
+/// `mapped`: its files are owned inside by the users that own them outside.
+fn bind(target: &str, source: &str, read_only: bool, mapped: bool) -> Value {
+    let mut options = vec!["rbind", "rprivate", if read_only { "ro" } else { "rw" }];
+    if mapped {
+        options.push("idmap");
+    }
+    json!({"destination": target, "type": "bind", "source": source, "options": options})
 }
 
 fn tmpfs(target: &str, size: Bytes) -> Value {
@@ -185,6 +244,7 @@ mod tests {
             identity: &identity,
             tty: false,
             security: &Security::default(),
+            rights: Rights::ALL,
             open_files: 20_000,
         };
         let mounts = [
@@ -196,11 +256,13 @@ mod tests {
             rootfs: Path::new("/r"),
             hostname: "web",
             cgroup: "/yun-1/x",
-            limits: Limits { cpu: Cpu(500), memory: Bytes::mib(64), pids: 9 },
+            limits: Limits { cpu: Cpu(500), memory: Bytes::mib(64), pids: 9, io: None },
             counts_swap: true,
             network: Some(Path::new("/run/netns/x")),
             files: &[("/etc/hosts", PathBuf::from("/d/hosts"))],
             mounts: &mounts,
+            system: false,
+            nest: None,
         }));
     }
 

@@ -1,6 +1,10 @@
 //! The container's file tree: the image's layers, read-only and shared, under a layer of its own.
 
-use super::files::Files;
+use super::{
+    files::Files,
+    idmap::{self, Mapped},
+    nest::Nest,
+};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs},
@@ -19,18 +23,21 @@ use std::{
 const LONGEST_OPTIONS: usize = 4000;
 
 /// Mounts the tree. Ok if it is mounted.
-pub(super) fn ensure_mounted(files: &Files, layers: &[PathBuf]) -> io::Result<()> {
+pub(super) fn ensure_mounted(files: &Files, layers: &[PathBuf], nest: Option<&Nest>) -> io::Result<()> {
     let target = files.rootfs();
     fs::create_dir_all(&target)?;
     if is_mounted(&target)? {
         return Ok(());
     }
+    let (upper, work) = (files.durable.join("upper"), files.durable.join("work"));
     let Some(top) = layers.last() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the image has no layers"));
     };
-    let (upper, work) = (files.durable.join("upper"), files.durable.join("work"));
     fs::create_dir_all(&work)?;
     make_upper(&upper, top)?;
+    if let Some(nest) = nest {
+        return mount_mapped(&files.run, &target, layers, &files.durable, nest);
+    }
     let mut data = options(layers, &upper, &work);
     if data.len() > LONGEST_OPTIONS {
         data = options(&short_names(&files.run.join("l"), layers)?, &upper, &work);
@@ -39,8 +46,58 @@ pub(super) fn ensure_mounted(files: &Files, layers: &[PathBuf]) -> io::Result<()
     Ok(())
 }
 
+/// The layers as a user namespace sees them, for as long as it takes to mount them as one tree: overlayfs keeps its own hold on them.
+struct Views {
+    directory: PathBuf,
+}
+
+impl Views {
+    fn mount(&self, target: &Path, layers: &[PathBuf], durable: &Path, nest: &Nest) -> io::Result<()> {
+        self.clear()?;
+        let namespace = fs::File::open(&nest.user)?;
+        let place = |name: &str, source: &Path, read_only| {
+            let at = self.directory.join(name);
+            fs::create_dir_all(&at)?;
+            Mapped::of(source, &namespace, read_only)?.place(&at)?;
+            io::Result::Ok(at)
+        };
+        let lower = layers.iter().enumerate().map(|(index, layer)| place(&index.to_string(), layer, true));
+        let lower: Vec<PathBuf> = lower.collect::<io::Result<_>>()?;
+        let own = place("own", durable, false)?;
+        let data = options(&lower, &own.join("upper"), &own.join("work"));
+        idmap::mount_overlay(target, &data, nest.base)
+    }
+
+    /// Takes the views away. Never by deleting what is in them.
+    fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let at = entry.path();
+            while let Ok(()) = umount2(&at, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {}
+            fs::remove_dir(&at)?;
+        }
+        match fs::remove_dir(&self.directory) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Views {
+    fn drop(&mut self) {
+        // What stays is taken away before the next mount and before anything is removed.
+        let _ = self.clear();
+    }
+}
+
+/// Mounts a tree through a user namespace, with `upper` and `work` in `own`; views are made for a moment below `near`.
+pub(super) fn mount_mapped(near: &Path, target: &Path, layers: &[PathBuf], own: &Path, nest: &Nest) -> io::Result<()> {
+    Views { directory: near.join("m") }.mount(target, layers, own, nest)
+}
+
 /// Unmounts the tree. Ok if it is not mounted. A tree that something still uses goes away when that ends.
 pub(super) fn unmount(files: &Files) -> io::Result<()> {
+    // Left by somebody who was killed while he mounted.
+    Views { directory: files.run.join("m") }.clear()?;
     let target = files.rootfs();
     while is_mounted(&target)? {
         match umount2(&target, MntFlags::UMOUNT_NOFOLLOW) {

@@ -1,12 +1,14 @@
 //! Making everything that a start needs, and finding out before a start what would make it fail.
 
 use super::{
-    cgroup::Limits,
+    cgroup::{Disk, Limits},
     files::{Files, Prepared, make_private, replace},
     merge::{self, Wanted},
+    nest::{self, Nest},
     oci::{self, Bundle, ProcessSpec},
     overlay,
     process::signal_number,
+    rights::Rights,
     rootfs::{NotRunnable, Root},
     users,
 };
@@ -16,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use yun_drivers::{Attachment, DriverError, ErrorKind, LocalImage, Port, Result};
-use yun_types::{DesiredInstance, Mount};
+use yun_types::{Capability, DesiredInstance, Mount};
 
 /// Everything that preparing depends on.
 pub(super) struct Request<'a> {
@@ -38,17 +40,24 @@ impl Request<'_> {
             let operation = format!("{what} of instance {}", instance.name);
             move |e: io::Error| DriverError::io(operation, e)
         };
-        let wanted = merge::merge(&image.config, &instance.spec.container);
+        let mut wanted = merge::merge(&image.config, &instance.spec.container);
+        if instance.spec.container.system && wanted.stop_signal == merge::STOP_SIGNAL {
+            // What asks systemd to shut down (systemd(1)); others take it as well as any other.
+            wanted.stop_signal = "SIGRTMIN+3".to_owned();
+        }
         let stop_signal = self.stop_signal(&wanted)?;
         self.check_mounts()?;
         for directory in [&files.durable, &files.run] {
             make_private(directory).map_err(io("make the directories"))?;
         }
+        let nest = Nest::of(files).filter(|_| nest::wanted(&instance.spec.container.security));
         if !self.runs {
-            self.mount_tree()?;
+            self.mount_tree(nest.as_ref())?;
         }
         let root = Root::open(&files.rootfs()).map_err(io("open the file tree"))?;
-        let config = self.config(wanted, &root)?;
+        let config = self.config(wanted, &root, nest.as_ref())?;
+        let uid = config["process"]["user"]["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok()).unwrap_or_default();
+        let owner = nest.as_ref().map_or(uid, |nest| nest.base.saturating_add(uid.min(nest::SIZE - 1)));
         replace(&files.config(), &serde_json::to_vec(&config).map_err(|e| io("write the configuration")(e.into()))?)
             .map_err(io("write the configuration"))?;
         let prepared = Prepared {
@@ -56,6 +65,8 @@ impl Request<'_> {
             layers: image.layers.clone(),
             stop_signal,
             tty: instance.spec.container.tty,
+            base: nest.as_ref().map(|nest| nest.base),
+            owner,
         };
         files.write_prepared(&prepared).map_err(io("write down the preparation"))?;
         Ok(prepared)
@@ -70,7 +81,7 @@ impl Request<'_> {
         &self.instance.image.name
     }
 
-    fn mount_tree(&self) -> Result<()> {
+    fn mount_tree(&self, nest: Option<&Nest>) -> Result<()> {
         let Self { files, image, .. } = self;
         if image.layers.is_empty() {
             return Err(DriverError::new(
@@ -83,10 +94,11 @@ impl Request<'_> {
             ));
         }
         let mount = || {
-            if files.prepared().is_some_and(|before| before.layers != image.layers) {
+            let base = nest.map(|nest| nest.base);
+            if files.prepared().is_some_and(|before| before.layers != image.layers || before.base != base) {
                 overlay::unmount(files)?;
             }
-            overlay::ensure_mounted(files, &image.layers)
+            overlay::ensure_mounted(files, &image.layers, nest)
         };
         mount().map_err(|e| {
             DriverError::io(
@@ -122,7 +134,7 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn config(&self, mut wanted: Wanted, root: &Root) -> Result<serde_json::Value> {
+    fn config(&self, mut wanted: Wanted, root: &Root, nest: Option<&Nest>) -> Result<serde_json::Value> {
         let Self { files, instance, network, .. } = self;
         let options = &instance.spec.container;
         let identity =
@@ -149,15 +161,29 @@ impl Request<'_> {
         }
         self.check_program(&wanted, root, &identity)?;
         let names = self
-            .write_names()
+            .write_names(nest)
             .map_err(|e| DriverError::io(format!("write the name files of instance {}", instance.name), e))?;
+        if options.system && nest.is_none() {
+            return Err(self.bad(
+                "NoUserNamespaces",
+                "this node gives containers no user namespaces of their own (yun node show says why), and a system inside needs one; make it privileged instead",
+            ));
+        }
+        let mut security = options.security.clone();
+        if options.system {
+            // They count for what belongs to its own namespaces alone.
+            security.cap_add.insert(Capability::ALL);
+            security.no_new_privileges = false;
+            wanted.env.entry("container".to_owned()).or_insert_with(|| "yun".to_owned());
+        }
         let process = ProcessSpec {
             arguments: &wanted.arguments,
             env: &wanted.env,
             workdir: &wanted.workdir,
             identity: &identity,
             tty: options.tty,
-            security: &options.security,
+            security: &security,
+            rights: if nest.is_some() { Rights::ALL } else { Rights::own() },
             open_files: open_files(),
         };
         Ok(oci::config(&Bundle {
@@ -165,7 +191,7 @@ impl Request<'_> {
             rootfs: &files.rootfs(),
             hostname: instance.name.as_str(),
             cgroup: &files.cgroup,
-            limits: limits(instance),
+            limits: limits(instance, files)?,
             counts_swap: self.counts_swap,
             network: network.and_then(|attachment| match &attachment.port {
                 Port::Namespace { path, .. } => Some(path.as_path()),
@@ -173,6 +199,8 @@ impl Request<'_> {
             }),
             files: &names,
             mounts: &options.mounts,
+            system: options.system,
+            nest,
         }))
     }
 
@@ -217,7 +245,7 @@ impl Request<'_> {
     }
 
     /// The files by which programs inside know names. Written in place, so that a running container sees them change.
-    fn write_names(&self) -> io::Result<Vec<(&'static str, PathBuf)>> {
+    fn write_names(&self, nest: Option<&Nest>) -> io::Result<Vec<(&'static str, PathBuf)>> {
         let Self { files, instance, network, .. } = self;
         let (name, domain) = (&instance.name, instance.domain());
         let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
@@ -232,6 +260,9 @@ impl Request<'_> {
         let write = |(target, file, text): (&'static str, &str, String)| {
             let path = files.durable.join(file);
             fs::write(&path, text)?;
+            // Its own root may change them, as in any container.
+            let owner = nest.map_or(0, |nest| nest.base);
+            std::os::unix::fs::chown(&path, Some(owner), Some(owner))?;
             Ok((target, path))
         };
         [
@@ -249,9 +280,19 @@ impl Request<'_> {
 const PIDS: u32 = 4096;
 
 /// What an instance may use.
-pub(super) fn limits(instance: &DesiredInstance) -> Limits {
-    let size = instance.spec.size;
-    Limits { cpu: size.cpu, memory: size.memory, pids: instance.spec.container.pids.unwrap_or(PIDS) }
+pub(super) fn limits(instance: &DesiredInstance, files: &Files) -> Result<Limits> {
+    let (size, options) = (instance.spec.size, &instance.spec.container);
+    let disk = Disk::of(&files.durable);
+    if disk.is_none() && !options.io.is_default() {
+        let message = format!(
+            "cannot limit the reading and writing of instance {}: what {} lies on is no single disk; leave io out",
+            instance.name,
+            files.durable.display()
+        );
+        return Err(DriverError::bad_request("NoDiskLimits", message));
+    }
+    let io = disk.map(|disk| (disk, options.io));
+    Ok(Limits { cpu: size.cpu, memory: size.memory, pids: options.pids.unwrap_or(PIDS), io })
 }
 
 /// Without CAP_SYS_RESOURCE nobody below this process can have more open files than it has.

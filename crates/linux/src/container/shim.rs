@@ -1,6 +1,9 @@
 //! The shim, seen from the driver: put on disk once, started beside each container, proved to be alive by the lock that it holds.
 
-use super::files::{Attempt, Files, Prepared, Running};
+use super::{
+    files::{Attempt, Files, Prepared, Running},
+    process::Process,
+};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use sha2::{Digest as _, Sha256};
@@ -18,9 +21,6 @@ use yun_drivers::{DriverError, ErrorKind, Result};
 
 /// The program, compiled from `shim/` when this crate is built.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
-
-/// How long crun may take to start a container: it is milliseconds unless the host is in trouble.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Puts the program into the first of these directories from which programs may be started, under a name that says its content. Shims of an
 /// older yun go on: the kernel keeps what they run.
@@ -104,6 +104,8 @@ pub(super) struct Launch<'a> {
     pub(super) log_bytes: u64,
     /// How many log files there are.
     pub(super) log_files: u32,
+    /// How long crun may take.
+    pub(super) patience: Duration,
 }
 
 impl Launch<'_> {
@@ -155,13 +157,18 @@ impl Launch<'_> {
         drop(command);
         let mut said = String::new();
         let Some(mut report) = child.stdout.take() else { return Ok(Err("it has no report".into())) };
-        match tokio::time::timeout(PATIENCE, report.read_to_string(&mut said)).await {
+        match tokio::time::timeout(self.patience, report.read_to_string(&mut said)).await {
             Ok(read) => read.map_err(io)?,
             Err(_) => {
+                let shim = child.id().and_then(|pid| i32::try_from(pid).ok());
+                // While the shim lives its children cannot be mistaken for others.
+                shim.map(end_children).transpose().map_err(io)?;
                 child.start_kill().map_err(io)?;
+                // The lock is free once it is dead.
+                let _ = tokio::time::timeout(self.patience, child.wait()).await;
+                let (id, limit) = (self.files.id, self.patience);
                 let message = format!(
-                    "container {} did not start within {PATIENCE:?}: look at the host's load and disk",
-                    self.files.id
+                    "container {id} did not start: its runtime hangs, and was ended after {limit:?}; look at the host's load and disk, and at yun doctor"
                 );
                 return Err(DriverError::new(ErrorKind::Timeout, "StartTimeout", message));
             }
@@ -173,6 +180,17 @@ impl Launch<'_> {
             None => Err("the shim was killed".to_owned()),
         })
     }
+}
+
+/// Kills what a process started, and what those started.
+fn end_children(pid: i32) -> io::Result<()> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    for child in text.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()) {
+        let held = Process::now(child).map(Process::hold).transpose()?.flatten();
+        end_children(child)?;
+        held.map_or(Ok(()), |held| held.signal(libc::SIGKILL))?;
+    }
+    Ok(())
 }
 
 /// What crun wrote into its log, one sentence a line.

@@ -138,7 +138,7 @@ fn decide(inner: &Inner, instance: InstanceId, kind: InstanceKind, nic: Nic) -> 
 }
 
 fn namespace_path(inner: &Inner, instance: InstanceId) -> std::path::PathBuf {
-    inner.host.run().join("netns").join(instance.to_string())
+    super::Namespace::file(&inner.host, instance)
 }
 
 /// True if the cable itself has to be another one.

@@ -54,6 +54,7 @@ use yun_drivers::{Attachment, DriverError, ErrorKind, NetworkDriver, Result};
 use yun_types::{DesiredNetwork, DriverFacts, InstanceId, InstanceKind, NetworkId, Nic};
 
 use crate::host::Host;
+pub(crate) use namespace::Namespace;
 pub(crate) use ports::who_serves;
 use rules::NetworkRules;
 use services::{Services, upstream::Upstream};

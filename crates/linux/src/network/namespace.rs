@@ -25,6 +25,22 @@ use super::{
 /// What the kernel says of files that are namespaces (`NSFS_MAGIC` of `linux/magic.h`).
 const NAMESPACE: FsType = FsType(0x6e73_6673);
 
+/// What others may know of an instance's namespace: who makes it first, and how it is entered, is not fixed. A namespace that is kept already is
+/// wired as it is.
+#[derive(Debug)]
+pub(crate) struct Namespace;
+
+impl Namespace {
+    /// The file that keeps the network namespace of an instance.
+    pub(crate) fn file(host: &crate::host::Host, instance: yun_types::InstanceId) -> PathBuf {
+        host.run().join("netns").join(instance.to_string())
+    }
+    /// True if the file keeps a namespace, of whatever kind.
+    pub(crate) fn is_kept(path: &Path) -> bool {
+        is_kept(path)
+    }
+}
+
 /// A container's connection.
 #[derive(Debug, Clone)]
 pub(super) struct Cable {

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, missing_debug_implementations, reason = "nobody else sees a test")]
 
 mod death;
+mod hang;
 mod inside;
 mod life;
 mod sessions;

@@ -50,7 +50,11 @@ impl World {
             eprintln!("SKIPPED: containers need {what}");
             return None;
         }
-        let directory = tempfile::Builder::new().prefix("yc").tempdir().unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("yc")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o711))
+            .tempdir()
+            .unwrap();
         let layer = directory.path().join("layer");
         for name in ["bin", "etc", "proc", "sys", "dev", "tmp", "root", "srv/data"] {
             fs::create_dir_all(layer.join(name)).unwrap();
@@ -104,6 +108,7 @@ impl World {
     }
 
     pub async fn run_order(&self, order: &DesiredInstance) -> InstanceHandle {
+        self.driver.enclose(order).await.unwrap();
         let handle = self.driver.prepare(order, &self.image(), None).await.unwrap();
         self.driver.start(&handle).await.unwrap()
     }

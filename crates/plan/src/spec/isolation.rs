@@ -2,7 +2,7 @@
 
 use super::{Trust, bad};
 use crate::Refused;
-use yun_types::{Capability, HealthCheck, HealthProbe, IoLimits, Security, Span};
+use yun_types::{Capability, ContainerOptions, HealthCheck, HealthProbe, IoLimits, Security, Span};
 
 /// Capabilities beyond the usual ones that act only on what belongs to the container's own user namespace.
 const HARMLESS: [&str; 6] = ["IPC_LOCK", "LEASE", "NET_ADMIN", "NET_BROADCAST", "SYS_NICE", "SYS_PTRACE"];
@@ -50,6 +50,17 @@ pub(super) fn check_io(io: &IoLimits) -> Result<(), Refused> {
     }
     if io.read_iops == Some(0) || io.write_iops == Some(0) {
         return bad("an io limit of 0 operations would stop it: use at least 1 a second, or leave it out");
+    }
+    Ok(())
+}
+
+/// An init inside needs rights that are harmless only in a user namespace of its own.
+pub(super) fn check_system(options: &ContainerOptions) -> Result<(), Refused> {
+    if options.system && !options.security.userns {
+        return bad("a system container runs in a user namespace: leave userns=off out, or make it privileged instead");
+    }
+    if options.system && options.security.read_only {
+        return bad("a system container writes to its file tree: leave read_only out");
     }
     Ok(())
 }
@@ -146,6 +157,16 @@ mod tests {
         assert!(security(&[], &["SYS_ADMIN"], Trust::Project).contains("capability SYS_ADMIN"));
         assert!(security(&[], &["ALL"], Trust::Project).contains("capability ALL"));
         assert_eq!(security(&[], &["ALL"], Trust::Cloud), "ok");
+    }
+
+    #[test]
+    fn a_system_inside_needs_its_walls() {
+        let mut options = ContainerOptions { system: true, ..ContainerOptions::default() };
+        assert_eq!(check_system(&options), Ok(()));
+        options.security.userns = false;
+        assert!(check_system(&options).unwrap_err().message.contains("leave userns=off out"));
+        options.security = Security { read_only: true, ..Security::default() };
+        assert!(check_system(&options).unwrap_err().message.contains("leave read_only out"));
     }
 
     #[test]

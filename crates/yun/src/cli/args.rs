@@ -7,7 +7,7 @@ use yun_types::{Name, PublishedPort, RestartPolicy, Role, Size};
 
 use super::{
     complete,
-    container::args::{HealthArgs, IsolationArgs},
+    container::args::{CommitArgs, CopyArgs, HealthArgs, IsolationArgs},
 };
 
 const STYLES: styling::Styles = styling::Styles::styled()
@@ -112,6 +112,14 @@ pub(crate) enum Command {
     /// Run a command in a container
     #[command(after_help = "Examples:\n  yun exec web -- ls -l /\n  yun exec -it web -- sh")]
     Exec(ExecArgs),
+    /// Make an image of what the files of a container are now
+    #[command(after_help = "Examples:\n  yun commit web web-2\n  yun launch web-2 copy")]
+    Commit(CommitArgs),
+    /// Copy files into an instance or out of it
+    #[command(
+        after_help = "Examples:\n  yun cp site web:/srv\n  yun cp web:/etc/hosts hosts.web\n  yun cp web:/var/log - | tar -tv"
+    )]
+    Cp(CopyArgs),
     /// Log in to an instance by SSH; what follows `--` goes to ssh or is run there
     #[command(after_help = "Examples:\n  yun ssh vm1\n  yun ssh vm1 -- uname -a\n  yun ssh --user debian box")]
     Ssh(SshArgs),

@@ -150,6 +150,7 @@ pub(crate) async fn set(cloud: &Cloud, args: SetArgs) -> Result<Code> {
         spec.size = spec.size.with(change)?;
     }
     spec.container.health = container::health(&args.health, spec.container.health.as_ref())?;
+    spec.container.system |= args.isolation.system;
     spec.container.security = container::security(&args.isolation, spec.container.security)?;
     spec.container.io = container::io(&args.isolation, spec.container.io);
     spec.restart = args.restart.unwrap_or(spec.restart);

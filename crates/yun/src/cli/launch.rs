@@ -160,6 +160,7 @@ pub(super) fn container_options(args: ContainerArgs) -> Result<ContainerOptions>
         pids: args.pids,
         tty: args.tty,
         mounts,
+        system: args.isolation.system,
         health: container::health(&args.health, None)?,
         security: container::security(&args.isolation, Security::default())?,
         io: container::io(&args.isolation, IoLimits::default()),

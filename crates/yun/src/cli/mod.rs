@@ -67,6 +67,8 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Apply(args) => apply::apply(cloud, args).await,
         Command::Diff(args) => apply::diff(cloud, &args).await,
         Command::Group(command) => group::run(cloud, command).await,
+        Command::Commit(args) => container::commit(cloud, args).await,
+        Command::Cp(args) => container::copy(cloud, args).await,
         Command::Exec(args) => session::exec(cloud, args).await,
         Command::Ssh(args) => session::ssh(cloud, args).await,
         Command::Console(args) => session::console(cloud, &args.instance).await,

@@ -54,15 +54,21 @@ pub struct Cloud {
 impl Cloud {
     /// Starts one on a fresh root.
     pub fn start() -> Self {
-        let directory = tempfile::Builder::new().prefix("yt").tempdir_in("/var/tmp").unwrap();
+        let directory = Self::directory();
         let cloud = Self { directory };
         cloud.up();
         cloud
     }
 
+    /// A directory that others may pass through, as a cloud's root is: root inside a container is one of them.
+    fn directory() -> tempfile::TempDir {
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        tempfile::Builder::new().prefix("yt").permissions(open).tempdir_in("/var/tmp").unwrap()
+    }
+
     /// A root without a server.
     pub fn cold() -> Self {
-        Self { directory: tempfile::Builder::new().prefix("yt").tempdir_in("/var/tmp").unwrap() }
+        Self { directory: Self::directory() }
     }
 
     /// Starts the server, or finds it running.

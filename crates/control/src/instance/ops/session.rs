@@ -1,6 +1,7 @@
 //! Sessions, logs and connections: what a person waits for is asked of the instance's node at once.
 
 use crate::{core::Control, error::Refusal, instance::locate, rows::InstanceRow};
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{io, sync::Arc};
 use yun_api::node::{LinkError, NodeLink, Stream};
@@ -49,6 +50,43 @@ pub async fn logs(
     let row = locate(c, project, instance)?;
     let (link, id) = connected(c, &row, "read the log of")?;
     link.logs(id, request).await.map_err(|e| failed(e, "read the log of", &row))
+}
+
+/// Files of an instance, as a tar stream. It need not run.
+pub async fn read_files(
+    c: &Arc<Control>,
+    project: &Name,
+    instance: &NameOrId,
+    path: String,
+) -> Result<BoxStream<'static, io::Result<Bytes>>, Refusal> {
+    let row = locate(c, project, instance)?;
+    check_path(&path)?;
+    let (link, id) = connected(c, &row, "read files of")?;
+    link.read_files(id, path).await.map_err(|e| failed(e, "read files of", &row))
+}
+
+/// Unpacks a tar stream in an instance. It need not run.
+pub async fn write_files(
+    c: &Arc<Control>,
+    project: &Name,
+    instance: &NameOrId,
+    path: String,
+    archive: BoxStream<'static, io::Result<Bytes>>,
+) -> Result<(), Refusal> {
+    let row = locate(c, project, instance)?;
+    check_path(&path)?;
+    let (link, id) = connected(c, &row, "write files of")?;
+    link.write_files(id, path, archive).await.map_err(|e| failed(e, "write files of", &row))
+}
+
+fn check_path(path: &str) -> Result<(), Refusal> {
+    if path.starts_with('/') && !path.contains('\0') {
+        return Ok(());
+    }
+    Err(Refusal::bad_request(
+        "Invalid",
+        format!("path {path:?} is not absolute: write it from the root, as in /etc/hosts"),
+    ))
 }
 
 /// A TCP connection to a port of an instance.

@@ -16,7 +16,7 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
 };
-use yun_types::{Bytes, Cpu};
+use yun_types::{Bytes, Cpu, IoLimits};
 
 /// What a group uses now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,6 +38,41 @@ pub struct Limits {
     pub memory: Bytes,
     /// Processes and threads.
     pub pids: u32,
+    /// Reading and writing, and on which disk. `None` leaves them as they are.
+    pub io: Option<(Disk, IoLimits)>,
+}
+
+/// A disk as the kernel numbers it: a whole one, since parts of disks have no limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// The driver's number.
+    pub major: u64,
+    /// The disk's number.
+    pub minor: u64,
+}
+
+impl Disk {
+    /// The disk that holds a path. `None` if no single disk does, as for memory and network file systems.
+    pub fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let device = fs::metadata(path).ok()?.dev();
+        let own = Path::new("/sys/dev/block").join(format!(
+            "{}:{}",
+            nix::sys::stat::major(device),
+            nix::sys::stat::minor(device)
+        ));
+        // A part of a disk lies in the directory of its disk.
+        let whole = if own.join("partition").exists() { fs::canonicalize(own).ok()?.parent()?.to_owned() } else { own };
+        let text = fs::read_to_string(whole.join("dev")).ok()?;
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
 }
 
 impl Limits {

@@ -16,6 +16,7 @@ pub struct V1 {
     memory: PathBuf,
     pids: PathBuf,
     freezer: PathBuf,
+    blkio: PathBuf,
     all: Vec<PathBuf>,
 }
 
@@ -33,6 +34,7 @@ impl V1 {
             memory: at("memory"),
             pids: at("pids"),
             freezer: at("freezer"),
+            blkio: at("blkio"),
             all: layout.everywhere(path),
         }
     }
@@ -74,7 +76,22 @@ impl Cgroup for V1 {
                 other => other?,
             }
         }
-        Ok(())
+        let Some((disk, rates)) = limits.io else { return Ok(()) };
+        let rates = [
+            ("read_bps", rates.read.map(|rate| rate.0)),
+            ("write_bps", rates.write.map(|rate| rate.0)),
+            ("read_iops", rates.read_iops.map(u64::from)),
+            ("write_iops", rates.write_iops.map(u64::from)),
+        ];
+        // Nothing per second is how the kernel writes that there is no limit.
+        rates.into_iter().try_for_each(|(name, rate)| {
+            let file = self.blkio.join(format!("blkio.throttle.{name}_device"));
+            match fs::write(file, format!("{disk} {}", rate.unwrap_or(0))) {
+                // A kernel without it refuses only who asks for it.
+                Err(e) if rate.is_none() && e.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
+        })
     }
 
     fn processes(&self) -> io::Result<Vec<i32>> {

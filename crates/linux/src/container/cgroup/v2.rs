@@ -49,7 +49,17 @@ impl Cgroup for V2 {
         fs::write(self.path.join("cpu.weight"), Self::weight(limits.cpu_shares()).to_string())?;
         fs::write(self.path.join("cpu.max"), format!("{} {}", limits.cpu_quota(), Limits::CPU_PERIOD))?;
         fs::write(self.path.join("memory.max"), limits.memory.0.to_string())?;
-        fs::write(self.path.join("pids.max"), limits.pids.to_string())
+        fs::write(self.path.join("pids.max"), limits.pids.to_string())?;
+        let Some((disk, rates)) = limits.io else { return Ok(()) };
+        let shown = |rate: Option<u64>| rate.map_or_else(|| "max".to_owned(), |rate| rate.to_string());
+        let (read, write) = (shown(rates.read.map(|rate| rate.0)), shown(rates.write.map(|rate| rate.0)));
+        let (reads, writes) = (shown(rates.read_iops.map(u64::from)), shown(rates.write_iops.map(u64::from)));
+        let line = format!("{disk} rbps={read} wbps={write} riops={reads} wiops={writes}");
+        match fs::write(self.path.join("io.max"), line) {
+            // A host that does not delegate the controller refuses only who asks for it.
+            Err(e) if rates.is_default() && e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     fn processes(&self) -> io::Result<Vec<i32>> {
@@ -122,7 +132,11 @@ mod tests {
     #[test]
     fn writes_what_the_kernel_reads() {
         let (_root, group) = tree();
-        group.limit(&Limits { cpu: Cpu(1500), memory: Bytes::mib(64), pids: 99 }).unwrap();
+        let io = "read=1Mi,write-iops=7".parse().unwrap();
+        let disk = super::super::Disk { major: 8, minor: 0 };
+        group.limit(&Limits { cpu: Cpu(1500), memory: Bytes::mib(64), pids: 99, io: Some((disk, io)) }).unwrap();
+        let written = fs::read_to_string(group.path.join("io.max")).unwrap();
+        assert_eq!(written, "8:0 rbps=1048576 wbps=max riops=max wiops=7");
         let text = |name: &str| fs::read_to_string(group.path.join(name)).unwrap();
         assert_eq!(
             (text("cpu.max"), text("memory.max"), text("pids.max")),

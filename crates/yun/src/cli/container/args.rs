@@ -1,7 +1,26 @@
 //! Flags that only containers have: health, limits, isolation.
 
+use super::super::complete;
 use clap::Args;
-use yun_types::{Capability, IoLimits, Span, WhenUnhealthy};
+use clap_complete::engine::ArgValueCompleter;
+use yun_types::{Capability, IoLimits, Name, Span, WhenUnhealthy};
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CommitArgs {
+    /// The container
+    #[arg(add = ArgValueCompleter::new(complete::instances))]
+    pub(crate) instance: String,
+    /// The name of the new image
+    pub(crate) image: Name,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CopyArgs {
+    /// A path of this machine, NAME:PATH, or - for a tar stream from standard input
+    pub(crate) from: String,
+    /// A path of this machine, NAME:PATH, or - for a tar stream to standard output
+    pub(crate) to: String,
+}
 
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Health of containers")]
@@ -61,6 +80,9 @@ pub(crate) struct IsolationArgs {
     /// Without isolation: every capability and device of the host (administrators of the cloud only)
     #[arg(long)]
     pub(crate) privileged: bool,
+    /// Its main process is an init, such as systemd, that runs a whole system inside
+    #[arg(long)]
+    pub(crate) system: bool,
     /// Its file tree cannot be written
     #[arg(long)]
     pub(crate) read_only: bool,

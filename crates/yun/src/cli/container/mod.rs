@@ -1,6 +1,11 @@
 //! What the command line knows of containers alone: health checks, limits and isolation, from flags to the spec.
 
 pub(crate) mod args;
+mod commit;
+mod copy;
+
+pub(crate) use commit::commit;
+pub(crate) use copy::copy;
 
 use anyhow::{Result, bail};
 use args::{HealthArgs, IsolationArgs};

@@ -7,8 +7,8 @@
 use crate::group;
 use std::collections::{BTreeMap, BTreeSet};
 use yun_types::{
-    DesiredInstance, DesiredNetwork, Digest, DnsRecord, Instance, InstanceId, Network, NetworkId, Nic, NodeOrder,
-    instance_domain,
+    ALIASES, DesiredInstance, DesiredNetwork, Digest, DnsRecord, Instance, InstanceId, Name, Network, NetworkId, Nic,
+    NodeOrder, instance_domain,
 };
 
 /// Everything that one node was told.
@@ -134,13 +134,29 @@ pub fn desired_instance(instance: &Instance, network: NetworkId) -> Option<Desir
     })
 }
 
-/// The name of a group, for each of its instances that is ready: who asks for it gets all of those.
-fn group_record(instance: &Instance, project: &yun_types::Name) -> Option<DnsRecord> {
-    let tie = instance.status.group.as_ref().filter(|_| group::ready(instance))?;
-    Some(DnsRecord { name: instance_domain(&tie.name, project), address: instance.status.address? })
+/// Names that instances share: the name of a group, and aliases. Who asks for one gets all instances of it that are ready.
+fn shared_records(instance: &Instance, project: &Name) -> Vec<DnsRecord> {
+    let Some(address) = instance.status.address.filter(|_| counts(instance)) else { return Vec::new() };
+    let group = instance.status.group.as_ref().map(|tie| tie.name.clone());
+    group
+        .into_iter()
+        .chain(aliases(instance))
+        .map(|name| DnsRecord { name: instance_domain(&name, project), address })
+        .collect()
 }
 
-/// A network as nodes should have it, with the names of its instances and groups.
+/// Whether the names that it shares lead to it: those of a group must be ready.
+pub fn counts(instance: &Instance) -> bool {
+    instance.status.group.is_none() || group::ready(instance)
+}
+
+/// More names of an instance, as the label [`ALIASES`] has them.
+pub fn aliases(instance: &Instance) -> Vec<Name> {
+    let words = instance.metadata.labels.get(ALIASES).map_or("", String::as_str);
+    words.split(',').filter_map(|word| word.trim().parse().ok()).collect()
+}
+
+/// A network as nodes should have it, with the names of its instances, their aliases and their groups.
 pub fn desired_network<'a>(
     network: &Network,
     instances: impl IntoIterator<Item = &'a Instance>,
@@ -152,10 +168,11 @@ pub fn desired_network<'a>(
         .flat_map(|instance| {
             let name = instance_domain(&instance.metadata.name, &project);
             let own = instance.status.address.map(|address| DnsRecord { name, address });
-            [own, group_record(instance, &project)].into_iter().flatten()
+            own.into_iter().chain(shared_records(instance, &project))
         })
         .collect();
     records.sort();
+    records.dedup();
     Some(DesiredNetwork { id: NetworkId(network.metadata.id), project, spec: network.spec.clone(), records })
 }
 

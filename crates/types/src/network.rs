@@ -45,6 +45,9 @@ pub struct Network {
     pub status: NetworkStatus,
 }
 
+/// The label of more names by which an instance is found in its network, with commas between them.
+pub const ALIASES: &str = "yun.aliases";
+
 /// The domain in which an instance is found: `web.default.yun`.
 pub fn instance_domain(instance: &Name, project: &Name) -> String {
     format!("{instance}.{project}.yun")

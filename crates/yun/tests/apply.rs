@@ -104,7 +104,7 @@ fn refusals_name_the_place_and_change_nothing() {
     refused("", "there is no document in -");
     refused(&format!("{FILE}---\nkind: project\nname: lab\nspec: {{}}\n"), "project lab is in stdin:21 already");
     // The server's own refusals come with the place too.
-    refused(FILE, "stdin:14: instance db: image box does not exist");
+    refused(FILE, "stdin:13: instance db: image box does not exist");
     let (code, said) = cloud.fails(&["apply", "-f", "/nowhere.yaml"]);
     assert!(code == 1 && said.contains("cannot read /nowhere.yaml"), "{said}");
     let (code, said) = cloud.fails(&["apply", "-f", "x.yaml", "--prune"]);

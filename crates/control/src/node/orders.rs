@@ -164,8 +164,9 @@ impl Dirty {
         // Names follow addresses, wherever the instance is.
         let name = |side: Option<&Instance>| {
             // The name of a group leads to those of its instances that are ready.
-            let counts = |i: &Instance| i.status.group.is_some() && yun_plan::group::ready(i);
-            side.map(|i| (i.metadata.id, i.status.address, i.metadata.deleting.is_some(), counts(i)))
+            side.map(|i| {
+                (i.metadata.id, i.status.address, i.metadata.deleting.is_some(), orders::counts(i), orders::aliases(i))
+            })
         };
         if name(sides[0]) != name(sides[1]) {
             self.projects.extend(sides.into_iter().flatten().filter_map(|instance| instance.metadata.project.clone()));

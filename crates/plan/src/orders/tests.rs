@@ -185,13 +185,19 @@ fn the_name_of_a_group_leads_to_all_of_it_that_is_ready() {
         member.status.state = state;
         member
     };
+    let alias = |mut instance: Instance| {
+        instance.metadata.labels.insert(ALIASES.into(), "www, front,No".into());
+        instance
+    };
     let (one, two) = (member(1, yun_types::InstanceState::Running), member(2, yun_types::InstanceState::Running));
     let three = member(3, yun_types::InstanceState::Starting);
+    let (two, three) = (alias(two), alias(three));
     let desired = desired_network(&network, [&one, &two, &three]).unwrap();
     let of = |name: &str| {
         desired.records.iter().filter(|r| r.name == name).map(|r| r.address.octets()[3]).collect::<Vec<_>>()
     };
     assert_eq!((of("web.default.yun"), of("web-3.default.yun")), (vec![1, 2], vec![3]));
+    assert_eq!((of("www.default.yun"), of("front.default.yun")), (vec![2], vec![2]), "a name is no reason to be ready");
 }
 
 proptest! {

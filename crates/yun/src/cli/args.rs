@@ -139,6 +139,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  yun apply -f web.yaml\n  yun apply -f cloud/ --set shop --prune\n  yun show web -o yaml | yun apply -f - --dry-run"
     )]
     Apply(super::apply::args::ApplyArgs),
+    /// Compose files: their services as instances and groups
+    #[command(
+        after_help = "Examples:\n  yun compose up -d\n  yun compose logs -f\n  yun compose -f shop/compose.yaml ps\n  yun compose down"
+    )]
+    Compose(super::compose::args::ComposeArgs),
     /// Show what `apply` would change; ends with 1 if there is something
     #[command(after_help = "Examples:\n  yun diff -f web.yaml")]
     Diff(super::apply::args::FileArgs),

@@ -3,6 +3,7 @@
 mod apply;
 pub(crate) mod args;
 pub(crate) mod complete;
+mod compose;
 mod connect;
 mod container;
 pub(crate) mod context;
@@ -65,6 +66,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
             args::Explainable::Group => group::explain(cloud, &args.name).await,
         },
         Command::Apply(args) => apply::apply(cloud, args).await,
+        Command::Compose(args) => compose::run(cloud, args).await,
         Command::Diff(args) => apply::diff(cloud, &args).await,
         Command::Group(command) => group::run(cloud, command).await,
         Command::Commit(args) => container::commit(cloud, args).await,

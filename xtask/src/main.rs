@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a developer's tool starts programs and waits for them")]
 
 mod bench;
+mod deb;
 mod packages;
 mod run;
 mod test;
@@ -15,6 +16,7 @@ const USAGE: &str = "cargo xtask COMMAND
   up            install what is missing, build, start the cloud, launch a VM and a container, show what there is
   down          stop the cloud and everything that it runs
   test          tidy, lints, and every test
+  deb           build the Debian package (target/debian/yun_*.deb)
   bench [NAME]  measure against peers and limits; -o json for programs
   setup         only install what is missing (what CI does first)
   tidy          only check the rules of the house
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Some("up") => up::up(rest),
         Some("down") => up::down(rest),
         Some("test") => test::test(rest),
+        Some("deb") => deb::deb(rest),
         Some("bench") => bench::bench(rest),
         Some("setup") => packages::setup(packages::Wanted::Tests),
         Some("tidy") => tidy::tidy(),

@@ -99,8 +99,14 @@ struct Request {
 /// Remembers what to run.
 pub(crate) async fn exec_create(mut ask: Ask, text: &str) -> Answer<Response<Body>> {
     let request: Request = body::read(&mut ask.body).await?;
-    let instance = find(&ask, text).await?;
-    check_running(&instance, text)?;
+    let container = match super::seen_running(&ask, text) {
+        Some(instance) => instance.metadata.id,
+        None => {
+            let instance = find(&ask, text).await?;
+            check_running(&instance, text)?;
+            instance.metadata.id
+        }
+    };
     if request.cmd.is_empty() {
         return Err(Fault::bad("No exec command specified"));
     }
@@ -108,7 +114,7 @@ pub(crate) async fn exec_create(mut ask: Ask, text: &str) -> Answer<Response<Bod
         return Err(Fault::new(StatusCode::FORBIDDEN, "--privileged is refused by yun: leave it out"));
     }
     let id = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let exec = Exec { id, container: instance.metadata.id, request, progress: Mutex::default() };
+    let exec = Exec { id, container, request, progress: Mutex::default() };
     let exec = ask.door.execs.add(exec);
     Ok(json(StatusCode::CREATED, &json!({ "Id": exec.id })))
 }

@@ -59,6 +59,14 @@ pub(super) async fn find(ask: &Ask, text: &str) -> Answer<Instance> {
     all.iter().find(|i| i.metadata.id == uuid).map(|i| Instance::clone(i)).ok_or_else(missing)
 }
 
+/// The same from what was seen a moment ago, if it ran then: for who asks the cloud next anyway, which knows better.
+fn seen_running(ask: &Ask, text: &str) -> Option<Arc<Instance>> {
+    let seen = ask.door.follower.seen();
+    let text = text.strip_prefix('/').unwrap_or(text);
+    let uuid = names::uuid_of(text).or_else(|| which(text, &seen).ok().flatten())?;
+    seen.into_iter().find(|i| i.metadata.id == uuid && Status::of(i) == Status::Running)
+}
+
 async fn get(ask: &Ask, uuid: Uuid, text: &str) -> Answer<Instance> {
     ask.cloud.container(uuid).await.map_err(|fault| match fault.status {
         http::StatusCode::NOT_FOUND => Fault::missing(format!("No such container: {text}")),

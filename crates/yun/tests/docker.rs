@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs real command lines")]
 
 mod common;
+#[path = "../../linux/tests/image/registry.rs"]
+mod registry;
 
 use common::{Cloud, busybox_root, run, tarred, text};
 use serde_json::{Value, json};
@@ -332,6 +334,35 @@ fn images_are_loaded_listed_and_removed() {
     assert_eq!(docker.ok(&["images", "-q"]), "");
     let why = docker.fails(&["inspect", "--type", "image", "gone"]).1;
     assert!(why.contains("No such image: gone"), "{why}");
+}
+
+#[test]
+fn images_are_pulled_from_a_registry_when_they_are_run() {
+    if !real("docker pull") {
+        return;
+    }
+    if !Path::new("/usr/bin/docker-registry").exists() {
+        eprintln!("SKIPPED docker pull: docker-registry is not installed (cargo xtask setup installs it)");
+        return;
+    }
+    let cloud = Cloud::start();
+    let docker = Docker(&cloud);
+    let work = cloud.root().join("work");
+    let root = work.join("root");
+    busybox_root(&root);
+    let layer = std::fs::read(tarred(&root)).unwrap();
+    let registry = registry::Registry::start(&work, None);
+    let layout = registry::oci_layout(&work.join("one"), &[&layer], "amd64", &["echo".into(), "pulled".into()]);
+    registry.push(&layout, "team/web:1", &[]);
+    let name = registry.name("team/web:1");
+    // Run asks for what is not here, and the client pulls.
+    assert_eq!(docker.ok(&["run", "--rm", &name]), "pulled");
+    let said = docker.ok(&["pull", &name]);
+    assert!(said.contains(&format!("Status: Image is up to date for {name}")), "{said}");
+    assert_eq!(docker.ok(&["images", "--format", "{{.Repository}}:{{.Tag}}"]), name);
+    let why = docker.fails(&["pull", &registry.name("team/none:1")]).1;
+    assert!(why.contains("team/none"), "{why}");
+    assert!(docker.fails(&["run", "--rm", &registry.name("team/none:1")]).1.contains("team/none"));
 }
 
 #[test]

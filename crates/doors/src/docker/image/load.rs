@@ -5,7 +5,7 @@
 use super::super::{
     body::{Body, line, streamed},
     fault::{Answer, Fault},
-    reference::Reference,
+    reference::{self, familiar},
     server::Ask,
 };
 use futures::stream;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::io::{self, Read, Seek, SeekFrom};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
-use yun_types::Image;
+use yun_types::{Image, Reference};
 
 /// The longest list of names.
 const LONGEST_LIST: u64 = 1 << 20;
@@ -41,7 +41,7 @@ pub(crate) async fn load(mut ask: Ask) -> Answer<Response<Body>> {
             "the image in the archive has no name: give it one, as in skopeo copy … docker-archive:image.tar:NAME:TAG",
         )
     })?;
-    let reference = Reference::parse(first).ok_or_else(|| Fault::bad(format!("{first:?} is no image reference")))?;
+    let reference: Reference = first.parse().map_err(|e: yun_types::Invalid| Fault::bad(e.to_string()))?;
     if names.len() > 1 {
         return Err(Fault::unsupported(format!(
             "the archive holds several names ({}): save each image into an archive of its own",
@@ -49,7 +49,8 @@ pub(crate) async fn load(mut ask: Ask) -> Answer<Response<Body>> {
         )));
     }
     let image = take_in(&ask, &reference, spool).await?;
-    tracing::debug!(%reference, digest = %image.status.facts.digest, "loaded");
+    let reference = familiar(&reference);
+    tracing::debug!(reference, digest = %image.status.facts.digest, "loaded");
     let said = line(&json!({ "stream": format!("Loaded image: {reference}\n") }));
     Ok(streamed("application/json", stream::once(async move { Ok(said) })))
 }
@@ -57,20 +58,22 @@ pub(crate) async fn load(mut ask: Ask) -> Answer<Response<Body>> {
 /// Sends the archive to the cloud. A name that is taken goes over to the new content, as Docker has it.
 async fn take_in(ask: &Ask, reference: &Reference, spool: std::fs::File) -> Answer<Image> {
     let (client, project) = (&ask.cloud.client, &ask.cloud.project);
-    let name = reference.image_name();
-    if let Ok(old) = ask.cloud.image(&reference.to_string()).await {
+    let shown = familiar(reference);
+    let name = reference::image_name(reference, &ask.cloud.images().await?);
+    if let Ok(old) = ask.cloud.image(&shown).await {
         // What is used keeps its content; only the name can be taken from it.
         let request = client.image_delete().project(project.clone()).image(old.metadata.id.to_string());
         if let Err(error) = request.send().await {
             let fault = Fault::from(error);
-            return Err(Fault::conflict(format!("{reference} is here already and in use: {}", fault.message)));
+            return Err(Fault::conflict(format!("{shown} is here already and in use: {}", fault.message)));
         }
     }
     let body = reqwest::Body::wrap_stream(ReaderStream::with_capacity(tokio::fs::File::from_std(spool), 256 << 10));
-    let request = client.image_upload().project(project.clone()).name(name).source(reference.loaded()).body(body);
+    let request =
+        client.image_upload().project(project.clone()).name(name).source(reference::loaded(reference)).body(body);
     let operation = request.send().await?.into_inner();
     ask.cloud.finished(operation).await?;
-    ask.cloud.image(&reference.to_string()).await
+    ask.cloud.image(&shown).await
 }
 
 fn broken(error: &io::Error) -> Fault {

@@ -1,9 +1,11 @@
 //! `docker images`: the images of the project's catalogue that containers start from.
 
 mod load;
+mod pull;
 mod show;
 
 pub(super) use load::load;
+pub(super) use pull::pull;
 pub(super) use show::{history, inspect, list, summaries};
 
 use super::{
@@ -14,17 +16,6 @@ use super::{
 };
 use http::Response;
 use serde_json::json;
-
-/// Fetches an image.
-pub(super) async fn pull(ask: Ask) -> Answer<Response<Body>> {
-    if ask.query.get("fromSrc").is_some() {
-        return Err(Fault::unsupported("docker import is not supported by yun: use yun image import NAME FILE"));
-    }
-    let name = ask.query.get("fromImage").unwrap_or_default();
-    Err(Fault::missing(format!(
-        "image {name} is not here, and this yun cannot pull: bring it in with skopeo copy docker://{name} docker-archive:image.tar:{name} and docker load -i image.tar"
-    )))
-}
 
 /// Packs images.
 pub(super) async fn save(_ask: Ask) -> Answer<Response<Body>> {

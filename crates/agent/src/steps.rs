@@ -212,7 +212,9 @@ impl Owner {
         self.save()?;
         self.show();
         let handle = self.handle()?;
+        fail_point!("agent::before_stop");
         let exit = self.driver.stop(&handle, grace).await?;
+        fail_point!("agent::after_stop");
         self.unwatch();
         self.entry.exit = exit.or(self.entry.exit);
         self.seen = Seen::Ended(exit);

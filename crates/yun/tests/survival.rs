@@ -1,7 +1,7 @@
 //! Every process of yun may die at any moment. Afterwards everything converges: nothing that ran was stopped, nothing that was acknowledged
 //! is lost, and nothing is left behind of what was removed.
 //!
-//! `YUN_KILLS` sets the number of kills at random moments (25 by default), `YUN_SEED` their seed.
+//! `YUN_KILLS` sets the number of kills at random moments (100 by default), `YUN_SEED` their seed.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs the real command line")]
 
 mod common;
@@ -94,6 +94,13 @@ fn a_launch_and_a_removal_survive_a_crash_at_each_named_place() {
         }
         cloud.until(&format!("{name} runs after a crash at {place}"), || cloud.state_of(&name) == "running");
         assert_eq!(cloud.show(&name)["status"]["restarts"], 0, "{place}: a crash of the server is not the instance's");
+    }
+    for (number, place) in ["agent::before_stop", "agent::after_stop"].iter().enumerate() {
+        let name = format!("web-{number}");
+        let answer = crash(&cloud, place, &["stop", "-t", "0", "--detach", &name]);
+        assert!(answer.is_some_and(|o| o.status.success()), "{place}");
+        cloud.until(&format!("{name} is stopped after a crash at {place}"), || cloud.state_of(&name) == "stopped");
+        assert_eq!(cloud.show(&name)["status"]["restarts"], 0, "{place}");
     }
     for (number, place) in ["agent::before_remove", "agent::after_remove"].iter().enumerate() {
         let name = format!("web-{number}");
@@ -238,7 +245,7 @@ fn kills_at_random_moments_stop_nothing_and_lose_nothing() {
         return;
     }
     let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(usual);
-    let (kills, seed) = (number("YUN_KILLS", 25), number("YUN_SEED", 1));
+    let (kills, seed) = (number("YUN_KILLS", 100), number("YUN_SEED", 1));
     let cloud = Cloud::with_box();
     let port = common::free_port();
     cloud.launch("steady", &[], TICKER);

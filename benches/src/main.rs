@@ -10,6 +10,7 @@ mod crowd;
 mod docker;
 mod idle;
 mod measure;
+mod sched;
 mod store;
 mod vm;
 mod wire;
@@ -17,7 +18,7 @@ mod wire;
 use anyhow::Result;
 use measure::Measure;
 
-const ALL: [&str; 7] = ["store", "api", "container", "crowd", "docker", "vm", "idle"];
+const ALL: [&str; 8] = ["store", "sched", "api", "container", "crowd", "docker", "vm", "idle"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -35,6 +36,7 @@ async fn main() -> Result<()> {
     for name in names {
         let measures = match name {
             "store" => store::run().await,
+            "sched" => Ok(sched::run()),
             "api" => api::run().await,
             "container" => container::run().await,
             "crowd" => crowd::run().await,

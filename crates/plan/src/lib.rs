@@ -6,6 +6,9 @@
 
 pub mod address;
 pub mod amount;
+pub mod fair;
+pub mod forecast;
+pub mod gpu;
 pub mod group;
 pub mod lifecycle;
 #[cfg(test)]
@@ -16,8 +19,10 @@ pub mod observe;
 pub mod operation;
 pub mod orders;
 pub mod place;
+pub mod pool;
 pub mod ports;
 pub mod quota;
+pub mod rebalance;
 #[cfg(test)]
 mod samples;
 pub mod spec;

@@ -158,6 +158,12 @@ pub(crate) enum Command {
     /// Backups of this machine: the state and the instances
     #[command(subcommand)]
     Backup(Box<crate::backup::args::BackupCommand>),
+    /// Replay traces of real clusters against the scheduler; needs no server
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  yun simulate openb --nodes nodes.csv --tasks tasks.csv --seeds 42-51 -o json"
+    )]
+    Simulate(super::simulate::args::SimulateCommand),
     /// Images: what instances start from
     #[command(subcommand)]
     Image(super::image::args::ImageCommand),

@@ -17,6 +17,7 @@ mod launch;
 pub(crate) mod output;
 mod session;
 mod settings;
+pub(crate) mod simulate;
 mod terminal;
 mod view;
 mod words;
@@ -40,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Code> {
         Command::Backup(command) => crate::backup::run(global, *command).await,
         Command::Completion { shell } => settings::completion(shell),
         Command::Schema => apply::schema(),
+        Command::Simulate(command) => simulate::run(global, command),
         command => on_cloud(connect::Cloud::connect(global)?, command).await,
     }
 }
@@ -93,6 +95,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         | Command::Backup(_)
         | Command::Config(_)
         | Command::Schema
+        | Command::Simulate(_)
         | Command::Completion { .. } => {
             unreachable!("carried out before a connection is needed")
         }

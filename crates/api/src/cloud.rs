@@ -11,7 +11,7 @@ use dropshot::{
 };
 use yun_types::{
     AuditRecord, Explanation, Group, GroupExplanation, Image, Instance, Network, Node, NodeSpec, Operation, Project,
-    ProjectSpec, Token,
+    ProjectSpec, Token, Volume,
 };
 
 mod json;
@@ -36,6 +36,7 @@ pub use streams::*;
         "networks" = { description = "Networks of projects." },
         "nodes" = { description = "Machines of the pool." },
         "operations" = { description = "Long work." },
+        "volumes" = { description = "Space for data." },
     },
 }}]
 pub trait CloudApi {
@@ -364,6 +365,15 @@ pub trait CloudApi {
         query: Query<ListQuery>,
     ) -> Result<HttpResponseOk<Page<Network>>, HttpError>;
 
+    /// Create a network in a project.
+    #[endpoint { method = POST, path = "/v1/networks", tags = ["networks"] }]
+    async fn network_create(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<NetworkCreate>,
+    ) -> Result<HttpResponseCreated<Network>, HttpError>;
+
     /// Show a network.
     #[endpoint { method = GET, path = "/v1/networks/{network}", tags = ["networks"] }]
     async fn network_get(
@@ -371,6 +381,92 @@ pub trait CloudApi {
         path: Path<NetworkPath>,
         query: Query<ScopeQuery>,
     ) -> Result<HttpResponseHeaders<HttpResponseOk<Network>, EtagHeader>, HttpError>;
+
+    /// Delete a network that no instance is in.
+    #[endpoint { method = DELETE, path = "/v1/networks/{network}", tags = ["networks"] }]
+    async fn network_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<NetworkPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseDeleted, HttpError>;
+
+    /// Let an instance join a network, also while it runs.
+    #[endpoint { method = POST, path = "/v1/networks/{network}/attach", tags = ["networks"] }]
+    async fn network_attach(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<NetworkPath>,
+        query: Query<ScopeQuery>,
+        body: Json<NetworkAttach>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Let an instance leave a network, also while it runs.
+    #[endpoint { method = POST, path = "/v1/networks/{network}/detach", tags = ["networks"] }]
+    async fn network_detach(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<NetworkPath>,
+        query: Query<ScopeQuery>,
+        body: Json<Detach>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// List volumes.
+    #[endpoint { method = GET, path = "/v1/volumes", tags = ["volumes"] }]
+    async fn volume_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Volume>>, HttpError>;
+
+    /// Create a volume.
+    #[endpoint { method = POST, path = "/v1/volumes", tags = ["volumes"] }]
+    async fn volume_create(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<VolumeCreate>,
+    ) -> Result<HttpResponseCreated<Volume>, HttpError>;
+
+    /// Show a volume, and who has it.
+    #[endpoint { method = GET, path = "/v1/volumes/{volume}", tags = ["volumes"] }]
+    async fn volume_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Volume>, EtagHeader>, HttpError>;
+
+    /// Change a volume: make it larger, faster or slower, or label it. Instances that run with it notice at once.
+    #[endpoint { method = PUT, path = "/v1/volumes/{volume}", tags = ["volumes"] }]
+    async fn volume_update(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+        body: Json<VolumeUpdate>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Volume>, EtagHeader>, HttpError>;
+
+    /// Delete a volume that no instance has, with its data.
+    #[endpoint { method = DELETE, path = "/v1/volumes/{volume}", tags = ["volumes"] }]
+    async fn volume_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseDeleted, HttpError>;
+
+    /// Give a volume to an instance, also while it runs.
+    #[endpoint { method = POST, path = "/v1/volumes/{volume}/attach", tags = ["volumes"] }]
+    async fn volume_attach(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+        body: Json<VolumeAttach>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Take a volume away from an instance, also while it runs.
+    #[endpoint { method = POST, path = "/v1/volumes/{volume}/detach", tags = ["volumes"] }]
+    async fn volume_detach(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+        body: Json<Detach>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
 
     /// List nodes.
     #[endpoint { method = GET, path = "/v1/nodes", tags = ["nodes"] }]

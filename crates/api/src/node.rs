@@ -15,7 +15,7 @@ use yun_engine::{
 };
 use yun_types::{
     ContainerConfig, Digest, Failure, ImageFacts, ImageFormat, ImageRecipe, InstanceId, InstanceReport, NodeFacts,
-    NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity,
+    NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity, VolumeReport,
 };
 
 /// Why a call over a link failed.
@@ -75,6 +75,8 @@ pub trait ControlLink: Send + Sync + 'static {
     async fn orders(&self, node: NodeId) -> Result<BoxStream<'static, NodeOrder>, LinkError>;
     /// What was observed. Once this returns, the reports are durable.
     async fn report(&self, node: NodeId, reports: Vec<InstanceReport>) -> Result<(), LinkError>;
+    /// What was observed of volumes. Once this returns, the reports are durable.
+    async fn report_volumes(&self, node: NodeId, reports: Vec<VolumeReport>) -> Result<(), LinkError>;
     /// What happened, for the journal. May be lost.
     async fn event(&self, node: NodeId, event: NodeEvent) -> Result<(), LinkError>;
 }

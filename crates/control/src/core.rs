@@ -9,11 +9,11 @@ use crate::{
     operation::Works,
     rows::{
         ExplanationRow, GroupRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow,
-        TokenRow,
+        TokenRow, VolumeRow,
     },
 };
 use std::{path::PathBuf, sync::Arc};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use yun_engine::{clock::Clock, reconcile::Signal, tasks::Tasks};
 use yun_store::{Cache, Store, StoreError, Stored, Table};
@@ -77,6 +77,8 @@ pub struct Control {
     pub projects: Resource<ProjectRow>,
     /// Tokens.
     pub tokens: Resource<TokenRow>,
+    /// Volumes.
+    pub volumes: Resource<VolumeRow>,
     /// Why placed instances are where they are. Read rarely: not cached.
     pub explanations: Table<ExplanationRow>,
     /// Answers to requests with an idempotency key. Read rarely: not cached.
@@ -107,6 +109,8 @@ pub struct Control {
     pub turns: Turns,
     /// Held while a range is chosen and given to a project's network, so that no two get the same.
     pub choosing_range: Mutex<()>,
+    /// Held shared while an instance takes networks and volumes, and alone while one of those is made or taken away.
+    pub holdings: RwLock<()>,
     /// Cancelled when streams and sessions should end.
     pub closing: CancellationToken,
 }
@@ -134,6 +138,7 @@ impl Control {
             strangers: Strangers::default(),
             turns: Turns::default(),
             choosing_range: Mutex::default(),
+            holdings: RwLock::default(),
             closing: CancellationToken::new(),
             groups: Resource::open(&store).await?,
             images: Resource::open(&store).await?,
@@ -143,6 +148,7 @@ impl Control {
             operations: Resource::open(&store).await?,
             projects: Resource::open(&store).await?,
             tokens,
+            volumes: Resource::open(&store).await?,
             explanations: Table::new(Arc::clone(&store)),
             idempotency: Table::new(Arc::clone(&store)),
             events,

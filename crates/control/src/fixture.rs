@@ -34,10 +34,10 @@ use yun_engine::{
 };
 use yun_store::{Options, SqliteStore, Store};
 use yun_types::{
-    Arch, Bytes, CgroupVersion, CloudId, DesiredInstance, Digest, DriverFacts, Generation, Image, ImageFacts,
-    ImageRecipe, ImageSpec, ImageStatus, Instance, InstanceId, InstanceKind, InstanceReport, InstanceSpec,
+    Arch, Bytes, CgroupVersion, CloudId, DesiredInstance, DesiredVolume, Digest, DriverFacts, Generation, Image,
+    ImageFacts, ImageRecipe, ImageSpec, ImageStatus, Instance, InstanceId, InstanceKind, InstanceReport, InstanceSpec,
     InstanceState, Labels, Metadata, Name, NameOrId, NodeFacts, NodeId, NodeOrder, ObservedInstance, ObservedState,
-    Operation, OperationId, Power, ProjectSpec, Role, Size,
+    ObservedVolume, Operation, OperationId, Power, ProjectSpec, Role, Size, VolumeReport,
 };
 
 /// The longest a test waits for something that should come at once.
@@ -254,6 +254,8 @@ pub(crate) fn spec() -> InstanceSpec {
         restart: Default::default(),
         restart_count: 0,
         publish: vec![],
+        networks: vec![],
+        volumes: vec![],
         node: None,
         stop_timeout: None,
         container: Default::default(),
@@ -341,11 +343,15 @@ impl FakeNode {
         let orders = tokio::spawn(async move {
             while let Some(order) = stream.next().await {
                 agent.told.lock().unwrap().push(order.clone());
-                let instances = match order {
-                    NodeOrder::Snapshot { instances, .. } => instances,
-                    NodeOrder::Instance(instance) => vec![*instance],
+                let (instances, volumes) = match order {
+                    NodeOrder::Snapshot { instances, volumes, .. } => (instances, volumes),
+                    NodeOrder::Instance(instance) => (vec![*instance], vec![]),
+                    NodeOrder::Volume(volume) => (vec![], vec![volume]),
                     _ => continue,
                 };
+                if !agent.disobeys.load(Ordering::SeqCst) {
+                    let _ = reports.report_volumes(id, volumes.iter().map(kept).collect()).await;
+                }
                 for desired in instances {
                     agent.desired.lock().unwrap().insert(desired.id, desired.clone());
                     if !agent.disobeys.load(Ordering::SeqCst) {
@@ -407,6 +413,15 @@ pub(crate) fn carried_out(desired: &DesiredInstance) -> InstanceReport {
         ObservedInstance::State(ObservedState { restart_count: desired.spec.restart_count, ..in_state(state) })
     };
     InstanceReport { id: desired.id, fence: desired.fence, generation: desired.generation, observed }
+}
+
+/// What a node reports of a volume when it has carried an order out.
+pub(crate) fn kept(volume: &DesiredVolume) -> VolumeReport {
+    let observed = match volume.deleting {
+        true => ObservedVolume::Gone,
+        false => ObservedVolume::Ready { used: Bytes(0), enforced: true, message: None },
+    };
+    VolumeReport { id: volume.id, generation: volume.generation, observed }
 }
 
 impl Inner {

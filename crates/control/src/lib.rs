@@ -25,6 +25,7 @@ mod start;
 pub mod tls;
 pub mod token;
 pub mod view;
+pub mod volume;
 pub mod watch;
 
 pub use start::{Running, StartError, start};

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use std::ops::{Deref, DerefMut};
 use yun_store::{Never, Stored};
-use yun_types::{Explanation, Group, Image, Instance, Network, Node, Operation, Project, Timestamp, Token};
+use yun_types::{Explanation, Group, Image, Instance, Network, Node, Operation, Project, Timestamp, Token, Volume};
 
 macro_rules! rows {
     ($($(#[$doc:meta])* $row:ident($noun:ty) in $table:literal;)*) => {$(
@@ -53,6 +53,8 @@ rows! {
     ProjectRow(Project) in "projects";
     /// `tokens/<name>`
     TokenRow(StoredToken) in "tokens";
+    /// `volumes/<project>/<name>`
+    VolumeRow(Volume) in "volumes";
     /// `explanations/<instance id>`: why a placed instance is where it is.
     ExplanationRow(Explanation) in "explanations";
     /// `idempotency/<token id>/<key>`

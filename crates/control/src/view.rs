@@ -3,11 +3,12 @@
 use crate::{
     core::Control,
     network, node, operation, project,
-    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow},
+    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow, VolumeRow},
+    volume,
 };
 use yun_api::cloud::AnyObject;
 use yun_store::{Row, Stored};
-use yun_types::{Group, Image, Instance, Metadata, Name, Network, Node, Operation, Project};
+use yun_types::{Group, Image, Instance, Metadata, Name, Network, Node, Operation, Project, Volume};
 
 /// A row that the API shows.
 pub trait Noun: Stored + Clone {
@@ -110,6 +111,19 @@ impl Noun for OperationRow {
     }
     fn any(shown: Operation) -> AnyObject {
         AnyObject::Operation(shown)
+    }
+}
+
+impl Noun for VolumeRow {
+    type Shown = Volume;
+    fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+    fn show(control: &Control, row: &Row<Self>) -> Volume {
+        volume::view(control, row)
+    }
+    fn any(shown: Volume) -> AnyObject {
+        AnyObject::Volume(shown)
     }
 }
 

@@ -161,9 +161,10 @@ pub fn open(
     }))
 }
 
-const ALL: [ObjectKind; 7] = [
+const ALL: [ObjectKind; 8] = [
     ObjectKind::Project,
     ObjectKind::Network,
+    ObjectKind::Volume,
     ObjectKind::Node,
     ObjectKind::Image,
     ObjectKind::Group,
@@ -178,7 +179,7 @@ fn kinds(caller: &Caller, kind: Option<ObjectKind>, in_project: bool) -> Result<
         Some(kind) => Err(Refusal::bad_request(
             "BadKind",
             format!(
-                "objects of kind {kind} cannot be watched: use instance, group, image, network, node, operation or project"
+                "objects of kind {kind} cannot be watched: use instance, group, image, network, node, operation, project or volume"
             ),
         )),
         None => Ok(ALL
@@ -195,6 +196,7 @@ fn feed(control: &Control, kind: ObjectKind, after: Option<Rev>) -> Result<Box<d
         ObjectKind::Instance => Source::boxed(kind, &control.instances.cache, after),
         ObjectKind::Network => Source::boxed(kind, &control.networks.cache, after),
         ObjectKind::Node => Source::boxed(kind, &control.nodes.cache, after),
+        ObjectKind::Volume => Source::boxed(kind, &control.volumes.cache, after),
         ObjectKind::Operation => Source::boxed(kind, &control.operations.cache, after),
         // `kinds` lets no other kind through.
         ObjectKind::Project | ObjectKind::Cloud | ObjectKind::Token => {

@@ -5,7 +5,7 @@
 
 use ipnet::Ipv4Net;
 use std::{collections::BTreeSet, net::Ipv4Addr};
-use yun_types::InstanceId;
+use yun_types::{InstanceId, NetworkId};
 
 /// Every address of the network has an owner.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +32,15 @@ pub fn choose(cidr: Ipv4Net, taken: &BTreeSet<Ipv4Addr>, resting: &BTreeSet<Ipv4
 
 /// The hardware address of an instance: locally administered, and the same whenever it is asked for.
 pub fn mac(instance: InstanceId) -> String {
-    let bits = instance.0.as_u128();
+    mac_of(instance.0.as_u128())
+}
+
+/// The hardware address of an instance in a network other than the first one of its project.
+pub fn mac_in(instance: InstanceId, network: NetworkId) -> String {
+    mac_of(instance.0.as_u128() ^ network.0.as_u128().rotate_left(17))
+}
+
+fn mac_of(bits: u128) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
     let mixed = crate::mix(bits as u64 ^ crate::mix((bits >> 64) as u64)).to_be_bytes();
     format!("02:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", mixed[0], mixed[1], mixed[2], mixed[3], mixed[4])

@@ -89,6 +89,11 @@ pub fn take(reserved: Reserved, size: Size) -> Reserved {
     }
 }
 
+/// So much more disk, for volumes.
+pub fn add_disk(reserved: Reserved, disk: Bytes) -> Reserved {
+    Reserved { disk: reserved.disk + disk, ..reserved }
+}
+
 /// What instances of these sizes hold together.
 pub fn total(sizes: impl IntoIterator<Item = Size>) -> Reserved {
     sizes.into_iter().fold(Reserved::default(), add)

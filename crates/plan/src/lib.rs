@@ -10,6 +10,7 @@ pub mod fair;
 pub mod forecast;
 pub mod gpu;
 pub mod group;
+pub mod interface;
 pub mod lifecycle;
 #[cfg(test)]
 mod model;
@@ -27,6 +28,7 @@ pub mod rebalance;
 mod samples;
 pub mod spec;
 pub mod update;
+pub mod volume;
 
 /// A refusal by a rule: a word for programs and a sentence for people, with the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

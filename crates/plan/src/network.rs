@@ -5,6 +5,7 @@
 
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
+use yun_types::Invalid;
 
 /// Why no range could be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +34,45 @@ pub enum NoNetwork {
 
 /// The smallest network: a gateway and five instances.
 pub const SMALLEST: u8 = 29;
+
+/// Reads a range that somebody wrote.
+pub fn parse_range(text: &str) -> Result<Ipv4Net, Invalid> {
+    let bad = |why: String| Err(Invalid(format!("subnet {text:?} {why}: write it as in 10.77.3.0/24")));
+    let Ok(net) = text.parse::<Ipv4Net>() else {
+        return match text.parse::<Ipv4Addr>() {
+            Ok(_) => bad("has no length".into()),
+            Err(_) => bad("is not a range of IPv4 addresses".into()),
+        };
+    };
+    if net.addr() != net.network() {
+        return bad(format!("begins inside a range (the range is {})", net.trunc()));
+    }
+    if !(8..=SMALLEST).contains(&net.prefix_len()) {
+        return bad(format!("has {} bits for the network, and 8 to {SMALLEST} are usable", net.prefix_len()));
+    }
+    let first = net.network();
+    let strange = first.is_loopback()
+        || first.is_multicast()
+        || first.is_link_local()
+        || first.octets()[0] == 0
+        || first.octets()[0] >= 240;
+    if strange {
+        return bad(
+            "is reserved for other things (use a private range, below 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16)"
+                .into(),
+        );
+    }
+    Ok(net)
+}
+
+/// Checks the largest packet of a network.
+pub fn check_mtu(mtu: u16) -> Result<(), Invalid> {
+    match mtu {
+        // The least that IPv4 hosts must take, and what bridges can carry.
+        576..=65_521 => Ok(()),
+        _ => Err(Invalid(format!("mtu {mtu} is not usable: use 576 to 65521, as in 1500"))),
+    }
+}
 
 /// A range of `prefix` bits in `pool` that overlaps none of `taken`. The search begins at a place that `seed` names and goes round.
 pub fn choose(pool: Ipv4Net, prefix: u8, taken: &[Ipv4Net], seed: u64) -> Result<Ipv4Net, NoNetwork> {
@@ -80,6 +120,27 @@ mod tests {
         assert_eq!(choose(pool, 24, &[net("10.77.5.0/24"), net("10.77.6.128/25")], 5), Ok(net("10.77.7.0/24")));
         assert_eq!(choose(pool, 24, &[net("10.77.255.0/24")], 255), Ok(net("10.77.0.0/24")));
         assert_eq!(choose(pool, 24, &[net("10.77.128.0/17")], 200), Ok(net("10.77.0.0/24")));
+    }
+
+    #[test]
+    fn ranges_are_read_with_care() {
+        assert_eq!(parse_range("10.9.0.0/24").unwrap(), net("10.9.0.0/24"));
+        for (text, why) in [
+            ("10.9.0.1/24", "the range is 10.9.0.0/24"),
+            ("10.9.0.0", "has no length"),
+            ("10.9.0.0/30", "8 to 29"),
+            ("10.0.0.0/7", "8 to 29"),
+            ("0.0.0.0/0", "8 to 29"),
+            ("127.0.0.0/8", "reserved"),
+            ("224.0.0.0/8", "reserved"),
+            ("169.254.0.0/16", "reserved"),
+            ("fd00::/64", "not a range of IPv4"),
+            ("net", "not a range of IPv4"),
+        ] {
+            let error = parse_range(text).unwrap_err().0;
+            assert!(error.contains(why) && error.contains("10.77.3.0/24"), "{text}: {error}");
+        }
+        assert!(check_mtu(1500).is_ok() && check_mtu(500).is_err() && check_mtu(65_535).is_err());
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //! from. An instance leaves a node in two steps: it is told with `deleting` set, and it vanishes when the node has said that nothing is left.
 //! One that vanishes in any other way cannot be told by a change: the node gets a snapshot.
 
-use crate::group;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{group, interface, volume};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 use yun_types::{
-    ALIASES, DesiredInstance, DesiredNetwork, Digest, DnsRecord, Instance, InstanceId, Name, Network, NetworkId, Nic,
-    NodeOrder, instance_domain,
+    ALIASES, DesiredInstance, DesiredNetwork, DesiredVolume, Digest, DnsRecord, Instance, InstanceId, Name, Network,
+    NetworkId, NodeOrder, VolumeId, instance_domain,
 };
 
 /// Everything that one node was told.
@@ -16,6 +19,7 @@ use yun_types::{
 pub struct Told {
     instances: BTreeMap<InstanceId, DesiredInstance>,
     networks: BTreeMap<NetworkId, DesiredNetwork>,
+    volumes: BTreeMap<VolumeId, DesiredVolume>,
     catalogue: BTreeSet<Digest>,
     images: BTreeSet<Digest>,
 }
@@ -27,6 +31,8 @@ pub struct Changed {
     pub instances: BTreeMap<InstanceId, Option<DesiredInstance>>,
     /// Networks as they are now; `None` for one that does not exist. Those that no instance of the node is in are left out by [`diff`].
     pub networks: BTreeMap<NetworkId, Option<DesiredNetwork>>,
+    /// Volumes as this node should have them now; `None` for one that is gone, which the node has said itself.
+    pub volumes: BTreeMap<VolumeId, Option<DesiredVolume>>,
     /// The whole catalogue, if it may have changed.
     pub catalogue: Option<BTreeSet<Digest>>,
 }
@@ -38,12 +44,13 @@ impl Told {
             instances: self.instances.values().cloned().collect(),
             networks: self.networks.values().cloned().collect(),
             images: self.images.iter().cloned().collect(),
+            volumes: self.volumes.values().cloned().collect(),
         }
     }
 
     /// The networks that the node's instances are in.
     pub fn networks_in_use(&self) -> BTreeSet<NetworkId> {
-        self.instances.values().map(|instance| instance.nic.network).collect()
+        self.instances.values().flat_map(|instance| instance.nics().map(|nic| nic.network)).collect()
     }
 
     /// What the node was told of an instance.
@@ -69,6 +76,7 @@ pub fn diff(told: &mut Told, changed: Changed) -> Vec<NodeOrder> {
         }
     }
     let mut orders = networks(told, changed.networks);
+    orders.extend(volumes(told, changed.volumes));
     orders.append(&mut instances);
     orders.extend(unused_networks(told));
     if let Some(catalogue) = changed.catalogue {
@@ -97,6 +105,21 @@ fn networks(told: &mut Told, changed: BTreeMap<NetworkId, Option<DesiredNetwork>
     orders
 }
 
+fn volumes(told: &mut Told, changed: BTreeMap<VolumeId, Option<DesiredVolume>>) -> Vec<NodeOrder> {
+    let mut orders = Vec::new();
+    for (id, now) in changed {
+        match now {
+            Some(now) if told.volumes.get(&id) != Some(&now) => {
+                orders.push(NodeOrder::Volume(now.clone()));
+                told.volumes.insert(id, now);
+            }
+            Some(_) => {}
+            None => drop(told.volumes.remove(&id)),
+        }
+    }
+    orders
+}
+
 fn unused_networks(told: &mut Told) -> Vec<NodeOrder> {
     let in_use = told.networks_in_use();
     let gone: Vec<NetworkId> = told.networks.keys().copied().filter(|id| !in_use.contains(id)).collect();
@@ -114,10 +137,16 @@ fn unused_images(told: &mut Told) -> Vec<NodeOrder> {
     gone
 }
 
-/// An instance as its node should have it. `None` as long as it has no node.
-pub fn desired_instance(instance: &Instance, network: NetworkId) -> Option<DesiredInstance> {
+/// An instance as its node should have it. `None` as long as it has no node. `default` is the project's first network; `named` finds the
+/// project's volumes.
+pub fn desired_instance(
+    instance: &Instance,
+    default: NetworkId,
+    named: &dyn Fn(&Name) -> Option<DesiredVolume>,
+) -> Option<DesiredInstance> {
     let (metadata, spec, status) = (&instance.metadata, &instance.spec, &instance.status);
     status.node?;
+    let mut nics = interface::nics(instance, Some(default)).into_iter();
     Some(DesiredInstance {
         id: InstanceId(metadata.id),
         name: metadata.name.clone(),
@@ -127,7 +156,9 @@ pub fn desired_instance(instance: &Instance, network: NetworkId) -> Option<Desir
         fence: status.fence,
         spec: spec.clone(),
         image: status.image.clone()?,
-        nic: Nic { network, address: status.address?, mac: status.mac.clone()?, publish: spec.publish.clone() },
+        nic: nics.next()?,
+        more_nics: nics.collect(),
+        volumes: volume::mounts(spec, named),
         deleting: metadata.deleting.is_some(),
         restarts: status.restarts,
         restart_count: status.restart_count,
@@ -135,8 +166,10 @@ pub fn desired_instance(instance: &Instance, network: NetworkId) -> Option<Desir
 }
 
 /// Names that instances share: the name of a group, and aliases. Who asks for one gets all instances of it that are ready.
-fn shared_records(instance: &Instance, project: &Name) -> Vec<DnsRecord> {
-    let Some(address) = instance.status.address.filter(|_| counts(instance)) else { return Vec::new() };
+fn shared_records(instance: &Instance, project: &Name, address: Ipv4Addr) -> Vec<DnsRecord> {
+    if !counts(instance) {
+        return Vec::new();
+    }
     let group = instance.status.group.as_ref().map(|tie| tie.name.clone());
     group
         .into_iter()
@@ -165,10 +198,14 @@ pub fn desired_network<'a>(
     let mut records: Vec<DnsRecord> = instances
         .into_iter()
         .filter(|instance| instance.metadata.deleting.is_none() && instance.metadata.project.as_ref() == Some(&project))
-        .flat_map(|instance| {
-            let name = instance_domain(&instance.metadata.name, &project);
-            let own = instance.status.address.map(|address| DnsRecord { name, address });
-            own.into_iter().chain(shared_records(instance, &project))
+        .filter_map(|instance| Some((instance, interface::address_in(instance, network)?)))
+        .flat_map(|(instance, address)| {
+            let name = &network.metadata.name;
+            let membership = instance.spec.networks.iter().find(|membership| membership.network == *name);
+            let aliases = membership.map_or(&[][..], |membership| &membership.aliases[..]);
+            let names = std::iter::once(&instance.metadata.name).chain(aliases);
+            let own = names.map(|name| DnsRecord { name: instance_domain(name, &project), address });
+            own.chain(shared_records(instance, &project, address)).collect::<Vec<_>>()
         })
         .collect();
     records.sort();

@@ -2,7 +2,7 @@
 
 use crate::amount;
 use std::fmt;
-use yun_types::{Name, Quota, Reserved, Size};
+use yun_types::{Bytes, Name, Quota, Reserved, Size};
 
 /// A quota does not allow it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl fmt::Display for OverQuota {
         write!(
             f,
             "the {dimension} quota of project {project} does not allow it: {limit} is the most, {used} is used, and {asked} more is asked for; \
-             delete or shrink instances, or ask an admin of the cloud to raise the quota"
+             delete or shrink instances or volumes, or ask an admin of the cloud to raise the quota"
         )
     }
 }
@@ -40,6 +40,11 @@ pub fn check(project: &Name, quota: &Quota, held: Reserved, size: Size) -> Resul
 /// Checks an instance that changes its size.
 pub fn check_resize(project: &Name, quota: &Quota, held: Reserved, before: Size, after: Size) -> Result<(), OverQuota> {
     within(project, quota, held, amount::add(amount::take(held, before), after))
+}
+
+/// Checks so much more disk for a volume.
+pub fn check_disk(project: &Name, quota: &Quota, held: Reserved, more: Bytes) -> Result<(), OverQuota> {
+    within(project, quota, held, amount::add_disk(held, more))
 }
 
 /// What grows must stay under its limit; what does not grow may be over it (the quota may have been lowered since).
@@ -71,7 +76,7 @@ fn within(project: &Name, quota: &Quota, held: Reserved, after: Reserved) -> Res
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use yun_types::{Bytes, Cpu};
+    use yun_types::Cpu;
 
     fn project() -> Name {
         "team-a".parse().unwrap()
@@ -110,6 +115,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn volumes_count_as_disk() {
+        let quota = Quota { disk: Some(Bytes::gib(10)), ..Quota::default() };
+        let held = amount::add_disk(amount::total([size("disk:2Gi")]), Bytes::gib(5));
+        assert!(check_disk(&project(), &quota, held, Bytes::gib(3)).is_ok());
+        let over = check_disk(&project(), &quota, held, Bytes::gib(4)).unwrap_err();
+        assert_eq!((over.dimension, over.used.as_str(), over.asked.as_str()), ("disk", "7 GiB", "4 GiB"));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(crate) fn instance(text: &str) -> Instance {
         restart: Default::default(),
         restart_count: 0,
         publish: vec![],
+        networks: vec![],
+        volumes: vec![],
         node: None,
         stop_timeout: None,
         container: Default::default(),

@@ -2,7 +2,7 @@
 
 mod isolation;
 
-use crate::{Refused, ports};
+use crate::{Refused, interface, ports, volume};
 use std::collections::BTreeSet;
 use yun_types::{Bytes, ContainerOptions, InstanceKind, InstanceSpec, Mount, VmOptions};
 
@@ -28,6 +28,8 @@ pub fn check(spec: &InstanceSpec, kind: InstanceKind, trust: Trust) -> Result<()
         return bad(format!("stop_timeout {seconds} is too long: use at most {MAX_STOP_TIMEOUT} seconds"));
     }
     ports::check_list(&spec.publish).map_err(|e| Refused::new("Invalid", e.0))?;
+    interface::check(&spec.networks)?;
+    volume::check(&spec.volumes, kind)?;
     match kind {
         InstanceKind::Vm if !spec.container.is_default() => bad(
             "this is a VM, and env, command, mounts and the like are for containers: use user_data (cloud-init) instead, or a container image",
@@ -36,7 +38,10 @@ pub fn check(spec: &InstanceSpec, kind: InstanceKind, trust: Trust) -> Result<()
             "this is a container, and ssh_keys, user_data and boot_timeout are for VMs: use yun exec and env instead, or a VM image",
         ),
         InstanceKind::Vm => check_vm(&spec.vm),
-        InstanceKind::Container => check_container(&spec.container, trust),
+        InstanceKind::Container => {
+            check_container(&spec.container, trust)?;
+            check_targets(spec)
+        }
     }
 }
 
@@ -146,10 +151,11 @@ fn is_signal(text: &str) -> bool {
     SIGNALS.contains(&name) || real_time || name.parse::<u8>().is_ok_and(|number| (1..=64).contains(&number))
 }
 
-fn check_mounts(mounts: &[Mount], trust: Trust) -> Result<(), Refused> {
+/// Everything that is mounted has a path of its own.
+fn check_targets(spec: &InstanceSpec) -> Result<(), Refused> {
     let mut seen = BTreeSet::new();
-    for mount in mounts {
-        let target = mount.target();
+    let volumes = spec.volumes.iter().filter_map(|mount| mount.target.as_deref());
+    for target in spec.container.mounts.iter().map(Mount::target).chain(volumes) {
         absolute("target", target)?;
         let plain = target.trim_end_matches('/');
         if plain.is_empty() {
@@ -158,6 +164,13 @@ fn check_mounts(mounts: &[Mount], trust: Trust) -> Result<(), Refused> {
         if !seen.insert(plain) {
             return bad(format!("two mounts have the target {plain}: give each its own"));
         }
+    }
+    Ok(())
+}
+
+fn check_mounts(mounts: &[Mount], trust: Trust) -> Result<(), Refused> {
+    for mount in mounts {
+        let target = mount.target();
         let Mount::Bind { source, .. } = mount else { continue };
         absolute("source", source)?;
         if trust != Trust::Cloud {

@@ -4,8 +4,8 @@
 //! a node refuses work with a smaller one than it has seen, so that a message from the past cannot start a twin.
 
 use crate::{
-    Exit, Generation, HealthStatus, ImagePin, InstanceId, InstanceKind, InstanceSpec, InstanceState, Name, NetworkId,
-    NetworkSpec, PublishedPort, Timestamp, instance_domain,
+    BitRate, Bytes, Exit, Generation, HealthStatus, ImagePin, InstanceId, InstanceKind, InstanceSpec, InstanceState,
+    Name, NetworkId, NetworkSpec, PublishedPort, Timestamp, VolumeId, VolumeKind, VolumeLimits, instance_domain,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,8 +30,14 @@ pub struct DesiredInstance {
     pub spec: InstanceSpec,
     /// What it starts from.
     pub image: ImagePin,
-    /// Where it is in its network.
+    /// Where it is in its first network, which has its way out.
     pub nic: Nic,
+    /// Where it is in its other networks.
+    #[serde(default)]
+    pub more_nics: Vec<Nic>,
+    /// The volumes it has, without the anonymous ones.
+    #[serde(default)]
+    pub volumes: Vec<DesiredMount>,
     /// True if everything it owns should go.
     pub deleting: bool,
     /// The policy's counters so far, so that they outlive the node's ledger.
@@ -47,6 +53,11 @@ impl DesiredInstance {
     pub fn domain(&self) -> String {
         instance_domain(&self.name, &self.project)
     }
+
+    /// All of its interfaces, the first one first.
+    pub fn nics(&self) -> impl Iterator<Item = &Nic> {
+        std::iter::once(&self.nic).chain(&self.more_nics)
+    }
 }
 
 /// A network interface of an instance, with everything that was decided about it.
@@ -61,6 +72,61 @@ pub struct Nic {
     /// Ports of the host that lead to it.
     #[serde(default)]
     pub publish: Vec<PublishedPort>,
+    /// Its number among the instance's interfaces.
+    #[serde(default)]
+    pub index: u32,
+    /// The most that it may send.
+    #[serde(default)]
+    pub egress: Option<BitRate>,
+    /// The most that it may receive.
+    #[serde(default)]
+    pub ingress: Option<BitRate>,
+}
+
+impl Nic {
+    /// The first interface of an instance, without ports and limits.
+    pub fn new(network: NetworkId, address: Ipv4Addr, mac: impl Into<String>) -> Self {
+        Self { network, address, mac: mac.into(), publish: Vec::new(), index: 0, egress: None, ingress: None }
+    }
+}
+
+/// A volume as its node should have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredVolume {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: Name,
+    /// Its owner.
+    pub project: Name,
+    /// The generation of its spec.
+    pub generation: Generation,
+    /// Directory or block.
+    pub kind: VolumeKind,
+    /// How much it may hold.
+    pub size: Bytes,
+    /// How fast it may be.
+    #[serde(default)]
+    pub limits: VolumeLimits,
+    /// True if its data should go.
+    #[serde(default)]
+    pub deleting: bool,
+}
+
+/// A volume that an instance has, with everything that was decided about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredMount {
+    /// The volume.
+    pub volume: DesiredVolume,
+    /// Containers: the path inside.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// Whether writes are refused.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Whether an empty volume stays empty.
+    #[serde(default)]
+    pub no_copy: bool,
 }
 
 /// A network as a node should have it.
@@ -97,11 +163,16 @@ pub enum NodeOrder {
         networks: Vec<DesiredNetwork>,
         /// The contents that instances or catalogue entries need; others may be removed.
         images: Vec<crate::Digest>,
+        /// Its volumes. What is not in here is left alone: data is removed only when that is said of it by name.
+        #[serde(default)]
+        volumes: Vec<DesiredVolume>,
     },
     /// An instance is new or changed.
     Instance(Box<DesiredInstance>),
     /// A network is new or changed.
     Network(DesiredNetwork),
+    /// A volume is new or changed, or should go.
+    Volume(DesiredVolume),
     /// Nothing needs this network here any more.
     NetworkGone {
         /// Its id.
@@ -112,6 +183,41 @@ pub enum NodeOrder {
         /// The content.
         digest: crate::Digest,
     },
+}
+
+/// What a node observed of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VolumeReport {
+    /// Which.
+    pub id: VolumeId,
+    /// The generation that this is about.
+    pub generation: Generation,
+    /// What was seen.
+    pub observed: ObservedVolume,
+}
+
+/// What was seen of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ObservedVolume {
+    /// It is there, as large as it should be.
+    Ready {
+        /// How much of the host's disk it takes.
+        used: Bytes,
+        /// Whether the host keeps it to its size.
+        enforced: bool,
+        /// What should be known of it, for people.
+        message: Option<String>,
+    },
+    /// It could not be made or changed.
+    Failed {
+        /// One word for programs.
+        reason: String,
+        /// For people, with the way out.
+        message: String,
+    },
+    /// Nothing of it is left on the node.
+    Gone,
 }
 
 /// What a node observed of an instance.

@@ -57,4 +57,6 @@ ids! {
     ProjectId,
     /// An API token.
     TokenId,
+    /// A volume of a project.
+    VolumeId,
 }

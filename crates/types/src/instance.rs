@@ -12,8 +12,8 @@
 //! `hibernated` and `migrating` are part of the vocabulary; nothing enters them yet.
 
 use crate::{
-    Bytes, Digest, Generation, GroupMember, HealthCheck, HealthStatus, ImageId, Invalid, IoLimits, Metadata, Name,
-    NodeId, PublishedPort, Security, Size, Timestamp,
+    Bytes, Digest, Generation, GroupMember, HealthCheck, HealthStatus, ImageId, Interface, Invalid, IoLimits, Metadata,
+    Name, NetworkMembership, NodeId, PublishedPort, Security, Size, Timestamp, VolumeMount,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -157,6 +157,12 @@ pub struct InstanceSpec {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
+    /// The networks it is in; the project's `default` one if absent. The first has its way out and its published ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkMembership>,
+    /// The volumes it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeMount>,
     /// The node it must run on, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<Name>,
@@ -351,12 +357,15 @@ pub struct InstanceStatus {
     /// That node's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<Name>,
-    /// Its address in the project's network.
+    /// Its address in its first network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
-    /// Its hardware address.
+    /// Its hardware address there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+    /// All of its interfaces, in the order of `spec.networks`. Absent in what was stored before instances had several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface>,
     /// The image, fixed at creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImagePin>,

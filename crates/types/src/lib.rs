@@ -27,6 +27,7 @@ mod size;
 mod span;
 mod token;
 mod unit;
+mod volume;
 
 pub use desired::*;
 pub use event::*;
@@ -50,6 +51,7 @@ pub use size::*;
 pub use span::*;
 pub use token::*;
 pub use unit::*;
+pub use volume::*;
 
 /// Why a value was refused. The text names the field, says what is wrong and shows a right value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

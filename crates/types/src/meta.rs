@@ -145,6 +145,8 @@ pub enum ObjectKind {
     Project,
     /// An API token.
     Token,
+    /// Space for data.
+    Volume,
 }
 
 impl fmt::Display for ObjectKind {
@@ -159,6 +161,7 @@ impl fmt::Display for ObjectKind {
             Self::Operation => "operation",
             Self::Project => "project",
             Self::Token => "token",
+            Self::Volume => "volume",
         })
     }
 }

@@ -2,11 +2,11 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 use uuid::Uuid;
 use yun_types::{
-    CloudId, Digest, GroupSpec, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind, Password,
-    ProjectSpec, RegistryPull, Role, Timestamp, Token, TokenSpec,
+    BitRate, CloudId, Digest, GroupSpec, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind,
+    Password, ProjectSpec, RegistryPull, Role, Timestamp, Token, TokenSpec, VolumeSpec,
 };
 
 /// One page of a list.
@@ -58,7 +58,7 @@ pub struct ActionQuery {
 /// Where a stream of changes begins, and of what.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct WatchQuery {
-    /// The kind of object: one of `group`, `instance`, `image`, `network`, `node`, `operation`, `project`.
+    /// The kind of object: one of `group`, `instance`, `image`, `network`, `node`, `operation`, `project`, `volume`.
     pub kind: Option<ObjectKind>,
     /// The project; all that the caller may see if absent.
     pub project: Option<Name>,
@@ -189,6 +189,8 @@ paths! {
     ProjectPath { project: NameOrId },
     /// Names a token.
     TokenPath { token: NameOrId },
+    /// Names a volume.
+    VolumePath { volume: NameOrId },
 }
 
 /// Names an instance and what to do to it.
@@ -375,6 +377,93 @@ pub struct UndoQuery {
     pub project: Option<Name>,
     /// The revision; the one before the wanted one if absent.
     pub to: Option<u64>,
+}
+
+/// A new network.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkCreate {
+    /// Its name.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// The addresses it owns, as in `10.77.3.0/24`; a free range of the cloud's pool if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+    /// The largest packet; 1500 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// No way out of it, and none in.
+    #[serde(default)]
+    pub isolated: bool,
+}
+
+/// An instance that joins a network.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkAttach {
+    /// Its name or id.
+    pub instance: NameOrId,
+    /// The address to have there; the lowest free one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// More names by which others in this network find it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Name>,
+    /// The most that it may send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<BitRate>,
+    /// The most that it may receive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<BitRate>,
+}
+
+/// An instance that leaves a network or gives a volume back.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Its name or id.
+    pub instance: NameOrId,
+}
+
+/// A new volume.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeCreate {
+    /// Its name.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What is wanted of it.
+    #[serde(default)]
+    pub spec: VolumeSpec,
+}
+
+/// A changed volume.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeUpdate {
+    /// Free words, all of them.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What is wanted of it, all of it. The size may grow, and only grow.
+    pub spec: VolumeSpec,
+}
+
+/// An instance that gets a volume.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeAttach {
+    /// Its name or id.
+    pub instance: NameOrId,
+    /// Containers: the path inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Whether writes are refused.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// A new image.

@@ -14,7 +14,7 @@ use crate::{
     error::Refusal,
     events, group, image, instance, network, node, operation, project, token,
     view::Noun,
-    watch,
+    volume, watch,
 };
 use dropshot::{
     FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
@@ -583,6 +583,95 @@ impl CloudApi for ApiImpl {
         let found = visit.enter().and_then(|_| network::ops::find(visit.control, &visit.project, &target));
         let row = visit.end(found, StatusCode::OK).await?;
         Ok(tagged(network::view(visit.control, &row), &row.rev.to_string()))
+    }
+
+    async fn network_create(
+        rqctx: Request,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<NetworkCreate>,
+    ) -> Result<HttpResponseCreated<Network>, HttpError> {
+        network::door::create(&rqctx, query.into_inner(), headers.into_inner(), body.into_inner()).await
+    }
+
+    async fn network_delete(
+        rqctx: Request,
+        path: Path<NetworkPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseDeleted, HttpError> {
+        network::door::delete(&rqctx, path.into_inner().network, query.into_inner()).await
+    }
+
+    async fn network_attach(
+        rqctx: Request,
+        path: Path<NetworkPath>,
+        query: Query<ScopeQuery>,
+        body: Json<NetworkAttach>,
+    ) -> Accepted {
+        network::door::attach(&rqctx, path.into_inner().network, query.into_inner(), body.into_inner()).await
+    }
+
+    async fn network_detach(
+        rqctx: Request,
+        path: Path<NetworkPath>,
+        query: Query<ScopeQuery>,
+        body: Json<Detach>,
+    ) -> Accepted {
+        network::door::detach(&rqctx, path.into_inner().network, query.into_inner(), body.into_inner()).await
+    }
+
+    async fn volume_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Volume>> {
+        list(&rqctx, query.into_inner(), |control| &control.volumes).await
+    }
+
+    async fn volume_create(
+        rqctx: Request,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<VolumeCreate>,
+    ) -> Result<HttpResponseCreated<Volume>, HttpError> {
+        volume::door::create(&rqctx, query.into_inner(), headers.into_inner(), body.into_inner()).await
+    }
+
+    async fn volume_get(rqctx: Request, path: Path<VolumePath>, query: Query<ScopeQuery>) -> Tagged<Volume> {
+        volume::door::get(&rqctx, path.into_inner().volume, query.into_inner()).await
+    }
+
+    async fn volume_update(
+        rqctx: Request,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<UpdateHeaders>,
+        body: Json<VolumeUpdate>,
+    ) -> Tagged<Volume> {
+        let (target, headers) = (path.into_inner().volume, headers.into_inner());
+        volume::door::update(&rqctx, target, query.into_inner(), headers, body.into_inner()).await
+    }
+
+    async fn volume_delete(
+        rqctx: Request,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseDeleted, HttpError> {
+        volume::door::delete(&rqctx, path.into_inner().volume, query.into_inner()).await
+    }
+
+    async fn volume_attach(
+        rqctx: Request,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+        body: Json<VolumeAttach>,
+    ) -> Accepted {
+        volume::door::attach(&rqctx, path.into_inner().volume, query.into_inner(), body.into_inner()).await
+    }
+
+    async fn volume_detach(
+        rqctx: Request,
+        path: Path<VolumePath>,
+        query: Query<ScopeQuery>,
+        body: Json<Detach>,
+    ) -> Accepted {
+        volume::door::detach(&rqctx, path.into_inner().volume, query.into_inner(), body.into_inner()).await
     }
 
     async fn node_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Node>> {

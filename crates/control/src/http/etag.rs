@@ -7,7 +7,7 @@ use serde::Serialize;
 use yun_api::cloud::EtagHeader;
 
 /// An answer with its tag.
-pub(super) fn tagged<T>(object: T, revision: &str) -> HttpResponseHeaders<HttpResponseOk<T>, EtagHeader>
+pub(crate) fn tagged<T>(object: T, revision: &str) -> HttpResponseHeaders<HttpResponseOk<T>, EtagHeader>
 where
     T: JsonSchema + Serialize + Send + Sync + 'static,
 {
@@ -16,7 +16,7 @@ where
 }
 
 /// The revision that an `If-Match` header asks for; `None` if any will do.
-pub(super) fn wanted(if_match: Option<String>) -> Result<Option<String>, Refusal> {
+pub(crate) fn wanted(if_match: Option<String>) -> Result<Option<String>, Refusal> {
     let Some(text) = if_match else { return Ok(None) };
     let text = text.trim();
     if text == "*" {

@@ -80,14 +80,14 @@ impl Turns {
 
 /// One request's place among those with the same key. Held until the request was answered.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     answered: Option<Uuid>,
     _turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Turn {
     /// Waits for the turn, and looks whether the request was carried out before. Marks the caller, so that what is created remembers the key.
-    pub(super) async fn wait(
+    pub(crate) async fn wait(
         control: &Control,
         caller: &mut Caller,
         key: Option<String>,
@@ -136,12 +136,12 @@ impl Turn {
     }
 
     /// What the first request with this key created.
-    pub(super) fn answered(&self) -> Option<Uuid> {
+    pub(crate) fn answered(&self) -> Option<Uuid> {
         self.answered
     }
 
     /// Remembers the key if the transaction that created the object did not.
-    pub(super) async fn end(self, control: &Control, caller: &Caller, created: Uuid) -> Result<(), Refusal> {
+    pub(crate) async fn end(self, control: &Control, caller: &Caller, created: Uuid) -> Result<(), Refusal> {
         let (Some(once), None) = (&caller.once, self.answered) else { return Ok(()) };
         match control.idempotency.create(&[&once.token.to_string(), &once.key], &once.row(created)).await {
             Ok(_) | Err(StoreError::Exists { .. }) => Ok(()),

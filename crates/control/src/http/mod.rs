@@ -4,13 +4,13 @@
 
 mod api;
 mod body;
-mod etag;
+pub(crate) mod etag;
 pub mod idempotency;
 mod log;
 mod page;
 mod query;
 mod socket;
-mod visit;
+pub(crate) mod visit;
 
 use crate::{StartError, core::Control, tls::Certificates};
 use dropshot::{BuildError, ConfigDropshot, ConfigTls, HandlerTaskMode, HttpServer, ServerBuilder};

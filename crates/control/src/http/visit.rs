@@ -17,7 +17,7 @@ use std::{
 use yun_types::{AuditRecord, Name, ObjectKind, Role};
 
 /// What handlers get from the server.
-pub(super) type Request = RequestContext<Arc<Control>>;
+pub(crate) type Request = RequestContext<Arc<Control>>;
 
 /// Where the object of a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +29,11 @@ enum Scope {
 }
 
 /// One request.
-pub(super) struct Visit<'r> {
+pub(crate) struct Visit<'r> {
     /// What the handler works with.
-    pub(super) control: &'r Arc<Control>,
+    pub(crate) control: &'r Arc<Control>,
     /// The project that the request is about; `default` if it names none.
-    pub(super) project: Name,
+    pub(crate) project: Name,
     request: &'r Request,
     scope: Scope,
     object: Option<String>,
@@ -42,33 +42,33 @@ pub(super) struct Visit<'r> {
 
 impl<'r> Visit<'r> {
     /// A request about the cloud, or about objects that name their project themselves.
-    pub(super) fn of_cloud(request: &'r Request) -> Self {
+    pub(crate) fn of_cloud(request: &'r Request) -> Self {
         let project = Name::default_project();
         Self { control: request.context(), project, request, scope: Scope::Cloud, object: None, by: OnceLock::new() }
     }
 
     /// A request about a project.
-    pub(super) fn of_project(request: &'r Request, project: Option<Name>) -> Self {
+    pub(crate) fn of_project(request: &'r Request, project: Option<Name>) -> Self {
         Self::of_cloud(request).in_project(project.unwrap_or_else(Name::default_project))
     }
 
     /// Says which project the request is about.
-    pub(super) fn in_project(self, project: Name) -> Self {
+    pub(crate) fn in_project(self, project: Name) -> Self {
         Self { project, scope: Scope::Project, ..self }
     }
 
     /// Says that the request is about a project that does not exist.
-    pub(super) fn in_no_project(self) -> Self {
+    pub(crate) fn in_no_project(self) -> Self {
         Self { scope: Scope::Nowhere, ..self }
     }
 
     /// Says which object the request is about.
-    pub(super) fn on(self, object: impl fmt::Display) -> Self {
+    pub(crate) fn on(self, object: impl fmt::Display) -> Self {
         Self { object: Some(object.to_string()), ..self }
     }
 
     /// Lets the caller in, or refuses.
-    pub(super) fn enter(&self) -> Result<Caller, Refusal> {
+    pub(crate) fn enter(&self) -> Result<Caller, Refusal> {
         let need = self.need()?;
         let caller = self.authenticate()?;
         match need {
@@ -88,12 +88,12 @@ impl<'r> Visit<'r> {
     }
 
     /// Lets the caller in to a list of one project or, with `all`, of every project that the caller sees.
-    pub(super) fn enter_list(&self, all: bool) -> Result<Caller, Refusal> {
+    pub(crate) fn enter_list(&self, all: bool) -> Result<Caller, Refusal> {
         if all { self.authenticate() } else { self.enter() }
     }
 
     /// The role that the operation needs in the project of the object that the request names by its id.
-    pub(super) fn require_owner(&self, caller: &Caller, project: &Name) -> Result<(), Refusal> {
+    pub(crate) fn require_owner(&self, caller: &Caller, project: &Name) -> Result<(), Refusal> {
         match self.need()? {
             Need::Owner(role) => caller.require(project, role),
             _ => Err(Refusal::internal(
@@ -133,13 +133,13 @@ impl<'r> Visit<'r> {
     }
 
     /// Ends the request: what changes leaves its record, which is kept before the answer is sent.
-    pub(super) async fn end<T>(&self, result: Result<T, Refusal>, success: StatusCode) -> Result<T, HttpError> {
+    pub(crate) async fn end<T>(&self, result: Result<T, Refusal>, success: StatusCode) -> Result<T, HttpError> {
         let result = self.end_session(result, success).await;
         result.map_err(HttpError::from)
     }
 
     /// The same for a request whose refusal is not an HTTP answer.
-    pub(super) async fn end_session<T>(&self, result: Result<T, Refusal>, success: StatusCode) -> Result<T, Refusal> {
+    pub(crate) async fn end_session<T>(&self, result: Result<T, Refusal>, success: StatusCode) -> Result<T, Refusal> {
         let status = result.as_ref().map_or_else(|refusal| refusal.status.as_status(), |_| success);
         if let Err(refusal) = &result
             && let Some(inside) = &refusal.inside

@@ -17,6 +17,7 @@ use crate::{
     core::Control,
     error::{Refusal, nearest},
     rows::{ExplanationRow, InstanceRow},
+    volume,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -34,12 +35,13 @@ pub(crate) fn start(c: &Arc<Control>) {
 }
 
 /// The name of the network that each project has.
-pub(crate) const NETWORK: &str = "default";
+pub(crate) const NETWORK: &str = yun_plan::interface::DEFAULT;
 
 /// What the project's instances were promised, placed or not.
 pub fn reserved_by_project(c: &Control, project: &Name) -> Reserved {
     let rows = c.instances.cache.all(&[project.as_str()]);
-    yun_plan::amount::total(rows.iter().map(|row| row.value.0.spec.size))
+    let held = yun_plan::amount::total(rows.iter().map(|row| row.value.0.spec.size));
+    yun_plan::amount::add_disk(held, volume::held_by_project(c, project))
 }
 
 /// What is promised on a node.
@@ -47,7 +49,7 @@ pub(crate) fn reserved_on(c: &Control, node: yun_types::NodeId) -> Reserved {
     let rows = c.instances.cache.all(&[]);
     let sizes: Vec<Size> =
         rows.iter().filter(|row| row.value.0.status.node == Some(node)).map(|row| row.value.0.spec.size).collect();
-    yun_plan::amount::total(sizes)
+    yun_plan::amount::add_disk(yun_plan::amount::total(sizes), volume::held_on(c, node))
 }
 
 /// The instance of the project with this name or id.
@@ -109,5 +111,6 @@ pub(crate) async fn catch_up(c: &Control, lost: &StoreError) -> Result<(), Store
     c.projects.cache.wait_for(rev).await?;
     c.networks.cache.wait_for(rev).await?;
     c.groups.cache.wait_for(rev).await?;
+    c.volumes.cache.wait_for(rev).await?;
     c.images.cache.wait_for(rev).await
 }

@@ -71,7 +71,7 @@ pub(super) fn ask(c: &Control, instance: &Instance) -> Ask {
         kind: instance.spec.kind.unwrap_or(InstanceKind::Container),
         arch,
         size: instance.spec.size,
-        node: instance.spec.node.clone(),
+        node: crate::volume::ops::node_of(c, instance).or_else(|| instance.spec.node.clone()),
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::{
     core::Control,
     rows::{InstanceRow, NetworkRow},
+    volume,
 };
 use ipnet::Ipv4Net;
 use std::{
@@ -18,12 +19,12 @@ use std::{
 };
 use uuid::Uuid;
 use yun_plan::{
-    address::{self, NoAddress},
-    amount,
+    Refused, amount,
+    interface::{self, Ground},
     place::NodeView,
 };
 use yun_store::{Key, Row, StoreError};
-use yun_types::{Instance, Name, NetworkId, Node, NodeId, Reserved, Size};
+use yun_types::{Instance, InstanceId, Name, NetworkId, Node, NodeId, Reserved, Size};
 
 /// How long an address rests before it is given to somebody else, if there are others: as long as neighbours remember the old owner's
 /// hardware address.
@@ -127,6 +128,12 @@ impl<'a> Pool<'a> {
                 *on_node = amount::add(*on_node, instance.spec.size);
             }
         }
+        for row in self.c.volumes.cache.all(&[]) {
+            if let Some(node) = row.value.0.status.node {
+                let on_node = held.entry(node).or_default();
+                *on_node = amount::add_disk(*on_node, row.value.0.spec.size);
+            }
+        }
         let rows = self.c.nodes.cache.all(&[]);
         rows.iter().map(|row| node_view(&row.value.0, &held)).collect()
     }
@@ -135,17 +142,18 @@ impl<'a> Pool<'a> {
     pub(crate) fn held_by(&self, project: &Name) -> Reserved {
         let sizes: Vec<Size> =
             self.instances().filter(|i| i.metadata.project.as_ref() == Some(project)).map(|i| i.spec.size).collect();
-        amount::total(sizes)
+        amount::add_disk(amount::total(sizes), volume::held_by_project(self.c, project))
     }
 
-    /// An address that nobody has.
-    pub(crate) fn address(&self, network: &NetworkRow) -> Result<Ipv4Addr, NoAddress> {
+    /// A network as the choice of an address in it for an instance sees it.
+    fn ground(&self, network: &NetworkRow, wanted_by: Uuid) -> Ground {
         let (id, cidr): (NetworkId, Ipv4Net) = (NetworkId(network.0.metadata.id), network.0.spec.cidr);
         let now = self.c.clock.monotonic();
+        // Ranges do not overlap, so an address in this one is one of this network.
         let taken = self
-            .instances()
-            .filter_map(|instance| instance.status.address)
-            .filter(|address| cidr.contains(address))
+            .others(wanted_by)
+            .flat_map(|other| interface::addresses(&other.status).map(|address| (address, other.metadata.name.clone())))
+            .filter(|(address, _)| cidr.contains(address))
             .collect();
         let resting = self
             .state
@@ -154,7 +162,18 @@ impl<'a> Pool<'a> {
             .filter(|((of, _), until)| *of == id && **until > now)
             .map(|((_, address), _)| *address)
             .collect();
-        address::choose(cidr, &taken, &resting)
+        Ground { name: network.0.metadata.name.clone(), id, cidr, taken, resting }
+    }
+
+    /// Gives an instance its interfaces in these networks, which are those of its spec; those that it has stay.
+    pub(crate) fn connect(&self, instance: &mut Instance, networks: &[Arc<Row<NetworkRow>>]) -> Result<(), Refused> {
+        let grounds: Vec<Ground> = networks.iter().map(|row| self.ground(&row.value, instance.metadata.id)).collect();
+        let default = grounds.iter().find(|ground| ground.name.as_str() == interface::DEFAULT).map(|ground| ground.id);
+        let now = interface::of(&instance.status, default);
+        let id = InstanceId(instance.metadata.id);
+        let interfaces = interface::assign(id, &interface::memberships(&instance.spec), &now, &grounds)?;
+        interface::put(&mut instance.status, interfaces);
+        Ok(())
     }
 
     /// Keeps what was decided for an instance from everybody else, until the promise is dropped.

@@ -4,8 +4,8 @@
 //! Level-triggered: it looks at everything each time, and one write that loses a race is simply done in the next pass.
 
 use super::{
-    NETWORK, Pool, add_write,
-    ops::{ask, put_on, waiting_text},
+    Pool, add_write,
+    ops::{ask, put_on, refuse, waiting_text},
 };
 use crate::{
     core::Control,
@@ -19,11 +19,11 @@ use yun_engine::{
     tasks::Task,
 };
 use yun_plan::{
-    address, observe,
+    observe,
     place::{Decision, Placement, place},
 };
 use yun_store::{Change, Row, StoreError, Table, Txn, commit};
-use yun_types::{Instance, InstanceId, InstanceState, NodeState};
+use yun_types::{Instance, InstanceState, NodeState};
 
 /// Starts the loop and what wakes it.
 pub(super) fn start(c: &Arc<Control>) {
@@ -199,18 +199,11 @@ fn decide<'a>(c: &'a Control, instance: &mut Instance) -> Option<(Decision, supe
     };
     match &decision.placement {
         Placement::On { node, name } => {
-            let network = instance
-                .metadata
-                .project
-                .as_ref()
-                .and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]))?;
-            match pool.address(&network.value) {
-                Ok(address) => {
-                    put_on(&mut instance.status, *node, name.clone());
-                    instance.status.address = Some(address);
-                    instance.status.mac = Some(address::mac(InstanceId(instance.metadata.id)));
-                }
-                Err(e) => wait(instance, "NoAddress", e.to_string()),
+            let networks = crate::network::ops::wanted_by(c, instance);
+            let connected = networks.and_then(|networks| pool.connect(instance, &networks).map_err(refuse));
+            match connected {
+                Ok(()) => put_on(&mut instance.status, *node, name.clone()),
+                Err(e) => wait(instance, "NoAddress", e.message),
             }
         }
         Placement::Waits { reason } => wait(instance, reason, waiting_text(&decision.explanation)),

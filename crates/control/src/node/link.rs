@@ -10,7 +10,7 @@ use yun_api::node::{ControlLink, LinkError, NodeEvent, NodeLink, Registered};
 use yun_store::StoreError;
 use yun_types::{
     Event, Generation, InstanceReport, Labels, Metadata, Name, Node, NodeFacts, NodeId, NodeOrder, NodeSpec, NodeState,
-    NodeStatus, NodeUsage, ObjectKind, Reserved, Severity,
+    NodeStatus, NodeUsage, ObjectKind, Reserved, Severity, VolumeReport,
 };
 
 /// How often a registration is tried again when others were faster.
@@ -66,6 +66,12 @@ impl ControlLink for LocalLink {
         let c = &self.0;
         c.live.heard(node, None, c.clock.monotonic(), c.clock.now());
         report::apply(c, node, reports).await.map_err(unreachable)
+    }
+
+    async fn report_volumes(&self, node: NodeId, reports: Vec<VolumeReport>) -> Result<(), LinkError> {
+        let c = &self.0;
+        c.live.heard(node, None, c.clock.monotonic(), c.clock.now());
+        crate::volume::report::apply(c, node, reports).await.map_err(unreachable)
     }
 
     async fn event(&self, node: NodeId, event: NodeEvent) -> Result<(), LinkError> {

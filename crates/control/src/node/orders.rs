@@ -6,16 +6,19 @@
 use crate::{
     core::Control,
     instance::NETWORK,
-    rows::{ImageRow, InstanceRow, NetworkRow},
+    rows::{ImageRow, InstanceRow, NetworkRow, VolumeRow},
 };
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
-use yun_plan::orders::{self, Told};
+use yun_plan::{
+    orders::{self, Told},
+    volume,
+};
 use yun_store::{Change, Changes, WatchEnd};
-use yun_types::{DesiredInstance, Digest, Instance, InstanceId, Name, NetworkId, NodeId, NodeOrder};
+use yun_types::{DesiredInstance, Digest, Instance, InstanceId, Name, NetworkId, NodeId, NodeOrder, Volume, VolumeId};
 
 /// The orders for `node`. Ends when the control plane does.
 pub(super) fn stream(c: Arc<Control>, node: NodeId) -> BoxStream<'static, NodeOrder> {
@@ -36,6 +39,7 @@ struct Sources {
     instances: Changes<InstanceRow>,
     networks: Changes<NetworkRow>,
     images: Changes<ImageRow>,
+    volumes: Changes<VolumeRow>,
 }
 
 /// What has changed since the last look.
@@ -45,6 +49,8 @@ struct Dirty {
     /// Projects whose network, or whose names in it, changed.
     projects: BTreeSet<Name>,
     images: bool,
+    /// Project, name and id of volumes that changed.
+    volumes: BTreeSet<(Name, Name, VolumeId)>,
 }
 
 /// A cache has forgotten changes that this feed has not seen.
@@ -81,6 +87,7 @@ impl Feed {
             instances: c.instances.cache.subscribe(),
             networks: c.networks.cache.subscribe(),
             images: c.images.cache.subscribe(),
+            volumes: c.volumes.cache.subscribe(),
         });
         self.told = Told::default();
         let mut dirty = Dirty { images: true, ..Dirty::default() };
@@ -89,34 +96,54 @@ impl Feed {
                 dirty.add(&row.value.0);
             }
         }
+        for row in c.volumes.cache.all(&[]) {
+            if row.value.0.status.node == Some(self.node) {
+                dirty.volume(&row.value.0);
+            }
+        }
         let all = self.look(dirty);
         orders::diff(&mut self.told, all);
         self.ready.push_back(self.told.snapshot());
     }
 
     /// Reads off the caches what became of what has changed.
-    fn look(&self, dirty: Dirty) -> orders::Changed {
+    fn look(&self, mut dirty: Dirty) -> orders::Changed {
         let mut changed = orders::Changed::default();
+        for (project, name, id) in std::mem::take(&mut dirty.volumes) {
+            let row = self.c.volumes.cache.get(&[project.as_str(), name.as_str()]);
+            let now = row.filter(|row| row.value.0.metadata.id == id.0 && row.value.0.status.node == Some(self.node));
+            changed.volumes.insert(id, now.and_then(|row| volume::desired(&row.value.0)));
+            // Who has it is told of its new size and limits.
+            for row in self.c.instances.cache.all(&[project.as_str()]) {
+                let instance = &row.value.0;
+                let has = instance.spec.volumes.iter().any(|mount| mount.volume.as_ref() == Some(&name));
+                if has && instance.status.node == Some(self.node) {
+                    dirty.add(instance);
+                }
+            }
+        }
         let mut projects = dirty.projects;
         for (project, name, id) in dirty.instances {
             let now = self.desired(&project, &name, id);
             if let Some(now) = &now
-                && self.told.instance(id).is_none_or(|before| before.nic != now.nic)
+                && self.told.instance(id).is_none_or(|before| !before.nics().eq(now.nics()))
             {
                 projects.insert(project);
             }
             changed.instances.insert(id, now);
         }
         for project in projects {
-            let Some(network) = self.c.networks.cache.get(&[project.as_str(), NETWORK]) else { continue };
-            let id = NetworkId(network.value.0.metadata.id);
-            if !self.told.networks_in_use().contains(&id)
-                && !changed.instances.values().flatten().any(|instance| instance.nic.network == id)
-            {
-                continue;
-            }
             let rows = self.c.instances.cache.all(&[project.as_str()]);
-            changed.networks.insert(id, orders::desired_network(&network.value.0, rows.iter().map(|row| &row.value.0)));
+            let in_use = self.told.networks_in_use();
+            for network in self.c.networks.cache.all(&[project.as_str()]) {
+                let id = NetworkId(network.value.0.metadata.id);
+                let mut coming = changed.instances.values().flatten().flat_map(DesiredInstance::nics);
+                if !in_use.contains(&id) && !coming.any(|nic| nic.network == id) {
+                    continue;
+                }
+                let instances = rows.iter().map(|row| &row.value.0);
+                changed.networks.insert(id, orders::desired_network(&network.value.0, instances));
+            }
         }
         changed.catalogue = dirty.images.then(|| self.catalogue());
         changed
@@ -129,7 +156,12 @@ impl Feed {
             return None;
         }
         let network = self.c.networks.cache.get(&[project.as_str(), NETWORK])?;
-        let mut desired = orders::desired_instance(instance, NetworkId(network.value.0.metadata.id))?;
+        let named = |name: &Name| {
+            let row = self.c.volumes.cache.get(&[project.as_str(), name.as_str()])?;
+            volume::desired(&row.value.0)
+        };
+        let default = NetworkId(network.value.0.metadata.id);
+        let mut desired = orders::desired_instance(instance, default, &named)?;
         if let Some(seconds) = self.c.live.hurried(id, desired.generation) {
             desired.spec.stop_timeout = Some(seconds);
         }
@@ -165,12 +197,31 @@ impl Dirty {
         let name = |side: Option<&Instance>| {
             // The name of a group leads to those of its instances that are ready.
             side.map(|i| {
-                (i.metadata.id, i.status.address, i.metadata.deleting.is_some(), orders::counts(i), orders::aliases(i))
+                (
+                    i.metadata.id,
+                    i.status.address,
+                    i.status.interfaces.clone(),
+                    i.spec.networks.clone(),
+                    i.metadata.deleting.is_some(),
+                    orders::counts(i),
+                    orders::aliases(i),
+                )
             })
         };
         if name(sides[0]) != name(sides[1]) {
             self.projects.extend(sides.into_iter().flatten().filter_map(|instance| instance.metadata.project.clone()));
         }
+    }
+
+    fn volume(&mut self, volume: &Volume) {
+        if let Some(project) = &volume.metadata.project {
+            self.volumes.insert((project.clone(), volume.metadata.name.clone(), VolumeId(volume.metadata.id)));
+        }
+    }
+
+    fn volumes(&mut self, node: NodeId, change: &Change<VolumeRow>) {
+        let sides = [&change.old, &change.new].into_iter().flatten();
+        sides.filter(|row| row.value.0.status.node == Some(node)).for_each(|row| self.volume(&row.value.0));
     }
 
     fn network(&mut self, change: &Change<NetworkRow>) {
@@ -187,6 +238,10 @@ impl Sources {
             change = self.instances.next() => dirty.instance(node, &*whole(change)?),
             change = self.networks.next() => dirty.network(&*whole(change)?),
             change = self.images.next() => { whole(change)?; dirty.images = true }
+            change = self.volumes.next() => dirty.volumes(node, &*whole(change)?),
+        }
+        while let Some(change) = self.volumes.next().now_or_never() {
+            dirty.volumes(node, &*whole(change)?);
         }
         while let Some(change) = self.instances.next().now_or_never() {
             dirty.instance(node, &*whole(change)?);

@@ -98,8 +98,9 @@ fn collect(c: &Control, node: NodeId, reports: &[InstanceReport]) -> BTreeMap<Uu
 fn give_back(c: &Control, instance: &Instance) {
     c.live.forget_instance(InstanceId(instance.metadata.id));
     let project = instance.metadata.project.as_ref();
-    let network = project.and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]));
-    if let (Some(network), Some(address)) = (network, instance.status.address) {
-        c.promises.rest(NetworkId(network.value.0.metadata.id), address, c.clock.monotonic());
+    let default = project.and_then(|project| c.networks.cache.get(&[project.as_str(), NETWORK]));
+    let default = default.map(|network| NetworkId(network.value.0.metadata.id));
+    for interface in yun_plan::interface::of(&instance.status, default) {
+        c.promises.rest(interface.network_id, interface.address, c.clock.monotonic());
     }
 }

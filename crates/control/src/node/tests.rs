@@ -81,7 +81,9 @@ async fn orders_begin_with_all_there_is() {
     let (cloud, node) = Cloud::usual().await;
     cloud.launch("web", |_| {}).await;
     let mut orders = node.link.orders(node.id).await.unwrap();
-    let Some(NodeOrder::Snapshot { instances, networks, images }) = orders.next().await else { panic!("no snapshot") };
+    let Some(NodeOrder::Snapshot { instances, networks, images, .. }) = orders.next().await else {
+        panic!("no snapshot")
+    };
     assert_eq!((instances.len(), networks.len(), images), (1, 1, vec![container_image(1).digest]));
     assert_eq!(networks[0].records.len(), 1);
     let other = cloud.node("b", ROOM).await;

@@ -5,7 +5,7 @@ use crate::{
     core::Control,
     error::Refusal,
     project::not_found,
-    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, ProjectRow, TokenRow},
+    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, ProjectRow, TokenRow, VolumeRow},
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -18,8 +18,6 @@ use yun_types::{
 
 /// How often a change is tried again when others were faster.
 const ATTEMPTS: usize = 8;
-/// The largest packet of new networks: what Ethernet carries.
-const MTU: u16 = 1500;
 /// The network that each project has.
 const DEFAULT_NETWORK: &str = "default";
 
@@ -71,7 +69,7 @@ async fn insert(
     let name = body.name.clone();
     let network = Network {
         metadata: metadata(Uuid::new_v4(), DEFAULT_NETWORK.parse()?, Some(name.clone()), Labels::new()),
-        spec: NetworkSpec { cidr: free_range(control, id)?, mtu: MTU },
+        spec: NetworkSpec::new(free_range(control, id)?),
         status: NetworkStatus::default(),
     };
     let project = Project {
@@ -105,7 +103,7 @@ async fn insert(
 }
 
 /// A range that no network and no node uses.
-fn free_range(control: &Control, seed: Uuid) -> Result<ipnet::Ipv4Net, Refusal> {
+pub(crate) fn free_range(control: &Control, seed: Uuid) -> Result<ipnet::Ipv4Net, Refusal> {
     let mut taken: Vec<_> = control.networks.cache.all(&[]).iter().map(|row| row.value.0.spec.cidr).collect();
     for node in control.nodes.cache.all(&[]) {
         taken.extend(node.value.0.status.facts.taken_ranges.iter().copied());
@@ -193,6 +191,8 @@ async fn delete_marked(control: &Control, name: &Name, marked: &Row<ProjectRow>)
     let mut owned: Vec<String> = groups.rows.iter().map(|row| named("group", &row.value.0.metadata.name)).collect();
     owned.extend(instances.rows.iter().map(|row| named("instance", &row.value.0.metadata.name)));
     owned.extend(images.rows.iter().map(|row| named("image", &row.value.0.metadata.name)));
+    let volumes = Table::<VolumeRow>::new(Arc::clone(&control.store)).list(&project, None, None, 20).await?;
+    owned.extend(volumes.rows.iter().map(|row| named("volume", &row.value.0.metadata.name)));
     refuse_if_used(name, &owned)?;
     let mut txn =
         Txn::new().when(Table::<ProjectRow>::cmp_rev(&project, marked.rev)).then(Table::<ProjectRow>::op_del(&project));
@@ -229,7 +229,10 @@ fn owned_in_caches(control: &Control, name: &Name) -> Vec<String> {
     let groups = control.groups.cache.list(&[name.as_str()], None, 20).rows;
     let groups = groups.iter().map(|row| format!("group {}", row.value.0.metadata.name));
     let instances = instances.iter().map(|row| format!("instance {}", row.value.0.metadata.name));
-    groups.chain(instances).chain(images.iter().map(|row| format!("image {}", row.value.0.metadata.name))).collect()
+    let volumes = control.volumes.cache.list(&[name.as_str()], None, 20).rows;
+    let volumes = volumes.iter().map(|row| format!("volume {}", row.value.0.metadata.name));
+    let images = images.iter().map(|row| format!("image {}", row.value.0.metadata.name));
+    groups.chain(instances).chain(images).chain(volumes).collect()
 }
 
 fn refuse_if_used(name: &Name, owned: &[String]) -> Result<(), Refusal> {
@@ -243,7 +246,7 @@ fn refuse_if_used(name: &Name, owned: &[String]) -> Result<(), Refusal> {
         "ProjectInUse",
         format!(
             "project {name} cannot be deleted: it owns {list}{more}; delete them first \
-             (yun rm -p {name} NAME, yun image rm -p {name} NAME)"
+             (yun rm -p {name} NAME, yun image rm -p {name} NAME, yun volume rm -p {name} NAME)"
         ),
     ))
 }

@@ -34,7 +34,8 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         "group_list" | "group_get" | "group_explain" => VIEWERS,
         "group_create" | "group_update" | "group_delete" | "group_undo" => EDITORS,
         "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list"
-        | "image_get" | "network_list" | "network_get" | "operation_list" | "operation_get" => VIEWERS,
+        | "image_get" | "network_list" | "network_get" | "volume_list" | "volume_get" | "operation_list"
+        | "operation_get" => VIEWERS,
         "instance_create"
         | "instance_update"
         | "instance_delete"
@@ -48,6 +49,15 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         | "image_upload"
         | "image_verify"
         | "image_delete"
+        | "network_create"
+        | "network_delete"
+        | "network_attach"
+        | "network_detach"
+        | "volume_create"
+        | "volume_update"
+        | "volume_delete"
+        | "volume_attach"
+        | "volume_detach"
         | "operation_cancel" => EDITORS,
         "project_update" | "token_create" | "token_delete" => ADMINS,
         _ => return None,
@@ -99,6 +109,10 @@ fn body(operation: &str) -> Option<Value> {
         "group_update" => json!({"spec": {"template": {"spec": {"image": "none"}}}}),
         "image_create" => json!({"name": "base", "source": {"type": "url", "url": "http://127.0.0.1:9/none"}}),
         "node_update" => json!({"cordoned": true}),
+        "network_create" => json!({"name": "back"}),
+        "network_attach" | "network_detach" | "volume_attach" | "volume_detach" => json!({"instance": "web"}),
+        "volume_create" => json!({"name": "data"}),
+        "volume_update" => json!({"spec": {}}),
         _ => return None,
     })
 }
@@ -111,6 +125,7 @@ async fn call(world: &World, endpoint: &Endpoint, secret: &str) -> (u16, String)
         ("group", "many"),
         ("image", "base"),
         ("network", "default"),
+        ("volume", "data"),
         ("node", "one"),
         ("operation", &id),
         ("action", "start"),

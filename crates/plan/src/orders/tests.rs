@@ -10,13 +10,13 @@ fn network_id(n: u8) -> NetworkId {
 }
 
 fn network(n: u8, records: &[&str]) -> DesiredNetwork {
-    let spec = NetworkSpec { cidr: format!("10.77.{n}.0/24").parse().unwrap(), mtu: 1500 };
+    let spec = NetworkSpec::new(format!("10.77.{n}.0/24").parse().unwrap());
     let records = records.iter().map(|r| DnsRecord { name: (*r).into(), address: [10, 77, n, 2].into() }).collect();
     DesiredNetwork { id: network_id(n), project: samples::name("default"), spec, records }
 }
 
 fn instance(name: &str, net: u8) -> DesiredInstance {
-    desired_instance(&samples::instance(name), network_id(net)).unwrap()
+    desired_instance(&samples::instance(name), network_id(net), &|_| None).unwrap()
 }
 
 fn changed(instances: &[DesiredInstance], networks: &[DesiredNetwork]) -> Changed {
@@ -24,6 +24,7 @@ fn changed(instances: &[DesiredInstance], networks: &[DesiredNetwork]) -> Change
         instances: instances.iter().map(|i| (i.id, Some(i.clone()))).collect(),
         networks: networks.iter().map(|n| (n.id, Some(n.clone()))).collect(),
         catalogue: None,
+        ..Changed::default()
     }
 }
 
@@ -33,6 +34,7 @@ struct Node {
     instances: BTreeMap<InstanceId, DesiredInstance>,
     networks: BTreeMap<NetworkId, DesiredNetwork>,
     images_gone: BTreeSet<Digest>,
+    volumes: BTreeMap<VolumeId, DesiredVolume>,
 }
 
 impl Node {
@@ -46,6 +48,9 @@ impl Node {
                 NodeOrder::Instance(i) => {
                     assert!(self.networks.contains_key(&i.nic.network), "its network comes first");
                     self.instances.insert(i.id, *i);
+                }
+                NodeOrder::Volume(v) => {
+                    self.volumes.insert(v.id, v);
                 }
                 NodeOrder::Network(n) => {
                     self.networks.insert(n.id, n);
@@ -145,16 +150,16 @@ fn contents_go_when_neither_the_catalogue_nor_an_instance_needs_them() {
 #[test]
 fn an_instance_without_a_place_is_no_order() {
     let mut waiting = samples::instance("web");
-    assert!(desired_instance(&waiting, network_id(1)).is_some_and(|d| d.domain() == "web.default.yun"));
+    assert!(desired_instance(&waiting, network_id(1), &|_| None).is_some_and(|d| d.domain() == "web.default.yun"));
     waiting.status.node = None;
-    assert!(desired_instance(&waiting, network_id(1)).is_none());
+    assert!(desired_instance(&waiting, network_id(1), &|_| None).is_none());
 }
 
 #[test]
 fn names_of_other_projects_and_of_the_leaving_are_not_answered() {
     let network = Network {
         metadata: samples::metadata("default"),
-        spec: NetworkSpec { cidr: "10.77.0.0/24".parse().unwrap(), mtu: 1500 },
+        spec: NetworkSpec::new("10.77.0.0/24".parse().unwrap()),
         status: Default::default(),
     };
     let (web, mut other, mut leaving, mut waiting) = (
@@ -218,6 +223,7 @@ proptest! {
                 instances: [(id, now)].into(),
                 networks: [(network_id(net), Some(network(net, &[["a", "b", "c"][usize::from(generation)]])))].into(),
                 catalogue: None,
+                ..Changed::default()
             });
             node.obey(orders);
         }

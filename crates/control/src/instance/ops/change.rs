@@ -7,8 +7,10 @@ use crate::{
     error::Refusal,
     group,
     instance::{Pool, Promise, add_write, catch_up, leaving, locate},
+    network,
     operation::{self, reference},
     rows::InstanceRow,
+    volume,
 };
 use std::sync::Arc;
 use yun_api::cloud::{InstanceAction, InstanceUpdate};
@@ -48,6 +50,7 @@ pub async fn update(
     body: InstanceUpdate,
     if_match: Option<String>,
 ) -> Result<Operation, Refusal> {
+    let _held = c.holdings.read().await;
     let request = Request { c, caller, project, instance, kind: OperationKind::InstanceUpdate, if_match };
     request.run(|before| updated(c, caller, before, &body)).await
 }
@@ -236,6 +239,7 @@ fn updated<'a>(
     }
     let pool = Pool::lock(c);
     check_ports(&pool, &after)?;
+    refit(c, &pool, before, &mut after)?;
     if effect.resized {
         check_room(c, &pool, before, &after)?;
     }
@@ -245,7 +249,28 @@ fn updated<'a>(
         String::new()
     };
     let promise = Some(pool.promise(after.clone()));
+    let stays = |id| after.status.interfaces.iter().any(|interface| interface.network_id == id);
+    for left in before.status.interfaces.iter().filter(|left| !stays(left.network_id)) {
+        c.promises.rest(left.network_id, left.address, c.clock.monotonic());
+    }
     Ok(Outcome { after: Some(after), message, done: false, promise })
+}
+
+/// Networks and volumes that are wanted now and were not before.
+fn refit(c: &Control, pool: &Pool<'_>, before: &Instance, after: &mut Instance) -> Result<(), Refusal> {
+    if after.spec.networks != before.spec.networks || after.spec.publish != before.spec.publish {
+        let networks = network::ops::wanted_by(c, after)?;
+        network::ops::check_first(before, after)?;
+        if after.status.node.is_some() {
+            pool.connect(after, &networks).map_err(refuse)?;
+        } else {
+            pool.connect(&mut after.clone(), &networks).map_err(refuse)?;
+        }
+    }
+    if after.spec.volumes != before.spec.volumes {
+        volume::ops::wanted_by(c, pool, after)?;
+    }
+    Ok(())
 }
 
 /// A changed size must be within the quota, and the node must have the difference.

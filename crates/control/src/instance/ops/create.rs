@@ -6,15 +6,16 @@ use crate::{
     core::Control,
     error::{Refusal, nearest},
     group, image,
-    instance::{NETWORK, Pool, Promise, catch_up},
+    instance::{Pool, Promise, catch_up},
+    network,
     operation::{self, reference},
-    rows::{ExplanationRow, GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, ProjectRow},
+    rows::{ExplanationRow, GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, ProjectRow, VolumeRow},
+    volume,
 };
 use std::sync::Arc;
 use uuid::Uuid;
 use yun_api::cloud::InstanceCreate;
 use yun_plan::{
-    address,
     place::{self, Ask, Decision, Placement},
     quota, spec,
 };
@@ -27,7 +28,6 @@ use yun_types::{
 /// What a new instance is made from, as the caches show it now.
 struct Ground {
     project: Arc<Row<ProjectRow>>,
-    network: Arc<Row<NetworkRow>>,
     image: Arc<Row<ImageRow>>,
 }
 
@@ -36,6 +36,8 @@ struct Draft<'a> {
     instance: Instance,
     explanation: Option<Explanation>,
     node: Option<Arc<Row<NodeRow>>>,
+    networks: Vec<Arc<Row<NetworkRow>>>,
+    volumes: Vec<Arc<Row<VolumeRow>>>,
     promise: Promise<'a>,
 }
 
@@ -48,6 +50,7 @@ pub async fn create(
 ) -> Result<Operation, Refusal> {
     let id = InstanceId(Uuid::new_v4());
     let trust = if caller.has_cloud(Role::Admin) { spec::Trust::Cloud } else { spec::Trust::Project };
+    let _held = c.holdings.read().await;
     for _ in 0..ATTEMPTS {
         group::refuse_taken(c, project, &body.name)?;
         let ground = ground(c, project, &body)?;
@@ -91,6 +94,7 @@ pub(crate) async fn create_member(
     tie: GroupMember,
 ) -> Result<(), Refusal> {
     let id = InstanceId(Uuid::new_v4());
+    let _held = c.holdings.read().await;
     for _ in 0..ATTEMPTS {
         let ground = ground(c, project, &body)?;
         let mut draft = draft(c, spec::Trust::Cloud, &ground, id, &body)?;
@@ -121,10 +125,7 @@ fn ground(c: &Control, project: &Name, body: &InstanceCreate) -> Result<Ground, 
     if c.instances.cache.get(&[project.as_str(), body.name.as_str()]).is_some() {
         return Err(exists(project, &body.name));
     }
-    let network = c.networks.cache.get(&[project.as_str(), NETWORK]);
-    let network =
-        network.ok_or_else(|| Refusal::internal("create the instance", format!("project {project} has no network")))?;
-    Ok(Ground { project: row, network, image: image::locate(c, project, &body.spec.image)? })
+    Ok(Ground { project: row, image: image::locate(c, project, &body.spec.image)? })
 }
 
 fn draft<'a>(
@@ -137,15 +138,19 @@ fn draft<'a>(
     let mut instance = describe(c, ground, id, body)?;
     check(c, trust, ground, &instance)?;
     let facts = &ground.image.value.0.status.facts;
+    let pool = Pool::lock(c);
+    let networks = network::ops::wanted_by(c, &instance)?;
+    let volumes = volume::ops::wanted_by(c, &pool, &instance)?;
     let ask = Ask {
         instance: id,
         name: body.name.clone(),
         kind: facts.kind,
         arch: facts.arch,
         size: instance.spec.size,
-        node: instance.spec.node.clone(),
+        node: volume::ops::node_of(c, &instance).or_else(|| instance.spec.node.clone()),
     };
-    let pool = Pool::lock(c);
+    // Addresses that cannot be had are refused now, also if there is no room yet.
+    pool.connect(&mut instance.clone(), &networks).map_err(refuse)?;
     let project = &ground.project.value.0;
     quota::check(&project.metadata.name, &project.spec.quota, pool.held_by(&project.metadata.name), instance.spec.size)
         .map_err(|over| Refusal::conflict("QuotaExceeded", over.to_string()))?;
@@ -156,11 +161,11 @@ fn draft<'a>(
     }
     let mut explanation = None;
     for decision in place::place(&nodes, &[ask]) {
-        explanation = settle(&pool, ground, &mut instance, decision)?;
+        explanation = settle(&pool, &networks, &mut instance, decision)?;
     }
     let node = instance.status.node_name.as_ref().and_then(|name| c.nodes.cache.get(&[name.as_str()]));
     let promise = pool.promise(instance.clone());
-    Ok(Draft { instance, explanation, node, promise })
+    Ok(Draft { instance, explanation, node, networks, volumes, promise })
 }
 
 /// Refuses what no node of the cloud could ever run.
@@ -249,23 +254,19 @@ pub(crate) fn check_image(c: &Control, image: &Image, wanted: &InstanceSpec) -> 
 /// Gives the instance what was decided: a node, an address and a fence, or the reason why it waits.
 fn settle(
     pool: &Pool<'_>,
-    ground: &Ground,
+    networks: &[Arc<Row<NetworkRow>>],
     instance: &mut Instance,
     decision: Decision,
 ) -> Result<Option<Explanation>, Refusal> {
-    let status = &mut instance.status;
     match decision.placement {
         Placement::On { node, name } => {
-            let address =
-                pool.address(&ground.network.value).map_err(|e| Refusal::conflict("NoAddress", e.to_string()))?;
-            put_on(status, node, name);
-            status.address = Some(address);
-            status.mac = Some(address::mac(InstanceId(instance.metadata.id)));
+            pool.connect(instance, networks).map_err(refuse)?;
+            put_on(&mut instance.status, node, name);
             Ok(Some(decision.explanation))
         }
         Placement::Waits { reason } => {
-            status.reason = Some(reason.into());
-            status.message = Some(waiting_text(&decision.explanation));
+            instance.status.reason = Some(reason.into());
+            instance.status.message = Some(waiting_text(&decision.explanation));
             Ok(None)
         }
     }
@@ -305,9 +306,13 @@ async fn write(
         .when(Table::<GroupRow>::cmp_absent(&at))
         // Its quota is as it was, and it is not being deleted.
         .when(Table::<ProjectRow>::cmp_rev(&[project], ground.project.rev))
-        .when(Table::<NetworkRow>::cmp_rev(&[project, NETWORK], ground.network.rev))
         .when(Table::<ImageRow>::cmp_rev(&[image_project, image.name.as_str()], ground.image.rev))
         .then(Table::<InstanceRow>::op_put(&at, &InstanceRow(instance.clone()))?);
+    for network in &draft.networks {
+        let name = network.value.0.metadata.name.as_str();
+        txn = txn.when(Table::<NetworkRow>::cmp_rev(&[project, name], network.rev));
+    }
+    txn = volume::ops::guard(txn, &ground.project.value.0.metadata.name, &draft.volumes)?;
     if let Some(node) = &draft.node {
         // It still answers and takes instances.
         txn = txn.when(Table::<NodeRow>::cmp_rev(&[node.value.0.metadata.name.as_str()], node.rev));

@@ -140,7 +140,7 @@ async fn a_full_network_is_told_apart_from_a_full_node() {
         (error.code.as_ref(), error.message.as_str()),
         (
             "NoAddress",
-            "network 10.77.1.0/29 has no free address: all 5 are in use; delete an instance that is not needed"
+            "network default: network 10.77.1.0/29 has no free address: all 5 are in use; delete an instance that is not needed"
         )
     );
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
-use yun_drivers::{ImageDriver, InstanceDriver, NetworkDriver};
+use yun_drivers::{ImageDriver, InstanceDriver, NetworkDriver, VolumeDriver};
 use yun_types::{InstanceKind, NodeFacts, NodeUsage};
 
 /// An agent's settings.
@@ -48,6 +48,8 @@ pub struct Drivers {
     pub image: Arc<dyn ImageDriver>,
     /// Networks.
     pub network: Arc<dyn NetworkDriver>,
+    /// Volumes.
+    pub volume: Arc<dyn VolumeDriver>,
 }
 
 impl Drivers {

@@ -88,7 +88,7 @@ pub(crate) enum Step {
     Prepare,
     /// Start, or confirm that it runs and get its newest handle.
     Start,
-    /// Connect again: its ports or its network changed while it runs.
+    /// Connect again: its ports, its networks or its volumes changed while it runs.
     Reattach,
     /// Change the limits of what runs.
     Adjust,
@@ -215,7 +215,7 @@ fn down(view: View<'_>, exit: Option<Exit>) -> Step {
         Phase::New | Phase::Waiting | Phase::Finished if !wanted => stopped(exit),
         Phase::New => Step::Begin(Cause::User),
         Phase::Stopped if wanted => Step::Begin(Cause::User),
-        Phase::Stopped if entry.attachment.is_some() => Step::Release,
+        Phase::Stopped if entry.attachment.is_some() || !entry.more_attachments.is_empty() => Step::Release,
         Phase::Stopped => Step::Rest { until: None },
         Phase::Waiting | Phase::Finished if asked || retry_for_change(entry) => Step::Begin(Cause::User),
         Phase::Waiting => match entry.next_restart.filter(|moment| *moment > view.now) {
@@ -238,11 +238,13 @@ fn towards_start(view: View<'_>) -> Step {
     }
 }
 
-/// True if its connection is not what is wanted, or was made before the host's last boot.
+/// True if what is plugged into it is not what is wanted, or was plugged in before the host's last boot.
 fn unattached(view: View<'_>) -> bool {
-    let entry = view.entry;
+    let (entry, desired) = (view.entry, &view.entry.desired);
     entry.boot_id != view.boot_id
-        || entry.attachment.as_ref().is_none_or(|attachment| attachment.nic != entry.desired.nic)
+        || entry.attachment.as_ref().is_none_or(|attachment| attachment.nic != desired.nic)
+        || !entry.more_attachments.iter().map(|attachment| &attachment.nic).eq(&desired.more_nics)
+        || entry.fitted != desired.volumes
 }
 
 /// What could not be started is tried again as soon as its user changes it. What ran and ended is not: a changed label starts nothing.

@@ -18,7 +18,8 @@ use std::{
 };
 use yun_drivers::{Attachment, InstanceHandle};
 use yun_types::{
-    DesiredInstance, DesiredNetwork, Exit, Generation, HealthStatus, InstanceId, InstanceSpec, NetworkId, Timestamp,
+    DesiredInstance, DesiredMount, DesiredNetwork, Exit, Generation, HealthStatus, InstanceId, InstanceSpec, NetworkId,
+    Timestamp,
 };
 
 /// The form of entries. A newer one that this program does not know is left alone.
@@ -103,8 +104,14 @@ pub(crate) struct Entry {
     pub(crate) boot_id: String,
     /// What it runs with now; a changed spec may need a restart.
     pub(crate) runs_with: Option<InstanceSpec>,
-    /// Its connection.
+    /// Its first connection.
     pub(crate) attachment: Option<Attachment>,
+    /// Its other connections.
+    #[serde(default)]
+    pub(crate) more_attachments: Vec<Attachment>,
+    /// The volumes that are plugged into it.
+    #[serde(default)]
+    pub(crate) fitted: Vec<DesiredMount>,
     /// Restarts by policy since the last start that a user asked for.
     pub(crate) restarts: u32,
     /// Restarts by policy in a row, without a minute of running between them.
@@ -138,6 +145,8 @@ impl Entry {
             boot_id: String::new(),
             runs_with: None,
             attachment: None,
+            more_attachments: Vec::new(),
+            fitted: Vec::new(),
             restarts: desired.restarts,
             streak: 0,
             restart_count: desired.restart_count,
@@ -396,5 +405,7 @@ mod tests {
         let entry: Entry = serde_json::from_str(text).unwrap();
         assert_eq!((entry.version, entry.phase, entry.restarts), (1, Phase::Running, 2));
         assert!(entry.handle.is_some() && entry.attachment.is_some());
+        // Then an instance had one interface and no volume.
+        assert!(entry.more_attachments.is_empty() && entry.fitted.is_empty() && entry.desired.more_nics.is_empty());
     }
 }

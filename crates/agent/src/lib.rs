@@ -6,7 +6,7 @@
 //!                 │                   ▼        └─ decide: (ledger, seen, now) -> one step; pure
 //!                 │                ledger (disk)
 //!                 ▼
-//!             networks, images     outbox ──▶ reports to the control plane
+//!     networks, images, volumes    outbox ──▶ reports to the control plane
 //! ```
 //!
 //! The agent owns the *order* of the drivers' calls and the ledger. It never decides where something runs, and it never touches what it
@@ -32,6 +32,7 @@ mod outbox;
 mod owner;
 mod status;
 mod steps;
+mod volumes;
 
 pub use agent::{Agent, AgentHandle, InstanceView, StartError};
 pub use config::{AgentConfig, Drivers, Inventory};

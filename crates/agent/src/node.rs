@@ -8,6 +8,7 @@ use crate::{
     networks::Networks,
     outbox::Outbox,
     owner::{Shown, supervise},
+    volumes::Volumes,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +31,7 @@ pub(crate) struct Node {
     pub(crate) ledger: Ledger,
     pub(crate) networks: Networks,
     pub(crate) images: Images,
+    pub(crate) volumes: Volumes,
     pub(crate) outbox: Outbox,
     pub(crate) events: Events,
     /// Permits to prepare and start.
@@ -104,6 +106,7 @@ impl Node {
             outbox: Outbox::new(clock.clone(), reconnect.clone()),
             networks: Networks::default(),
             images: Images::default(),
+            volumes: Volumes::default(),
             boot_id: OnceLock::new(),
             abilities: watch::channel(BTreeMap::new()).0,
             id: watch::channel(None).0,
@@ -147,10 +150,13 @@ impl Node {
     /// Carries out one order. Quick: the work is done by owners and keepers.
     pub(crate) fn apply(self: &Arc<Self>, order: NodeOrder) {
         match order {
-            NodeOrder::Snapshot { instances, networks, images } => {
+            NodeOrder::Snapshot { instances, networks, images, volumes } => {
                 let wanted: BTreeSet<_> = networks.iter().map(|network| network.id).collect();
                 for network in networks {
                     self.networks.want(self, network);
+                }
+                for volume in volumes {
+                    self.volumes.want(self, volume);
                 }
                 let named: BTreeSet<_> = instances.iter().map(|instance| instance.id).collect();
                 for instance in instances {
@@ -163,6 +169,7 @@ impl Node {
             }
             NodeOrder::Instance(instance) => self.take(*instance),
             NodeOrder::Network(network) => self.networks.want(self, network),
+            NodeOrder::Volume(volume) => self.volumes.want(self, volume),
             NodeOrder::NetworkGone { id } => self.networks.unwant(id),
             NodeOrder::ImageGone { digest } => images::gone(self, digest),
         }

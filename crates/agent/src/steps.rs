@@ -9,8 +9,8 @@ use crate::{
 };
 use fail::fail_point;
 use std::time::Duration;
-use yun_drivers::{Attachment, DriverError, InstanceHandle, Observed, Result};
-use yun_types::{DesiredInstance, Severity};
+use yun_drivers::{Attachment, DriverError, FittedVolume, Fittings, InstanceHandle, Observed, Result};
+use yun_types::{DesiredInstance, NetworkId, Nic, Severity};
 
 impl Owner {
     /// Does one step.
@@ -51,12 +51,18 @@ impl Owner {
 
     /// Finds out what is true. The network is taken up first: a process that runs needs its names and its lease.
     async fn look(&mut self) -> Result<()> {
-        if self.entry.boot_id == self.node.boot()
-            && let Some(attachment) = self.entry.attachment.clone()
-            && let Err(error) = take_up(&self.node, &attachment).await
-        {
-            tracing::warn!(instance = %self.entry.id(), %error, "the attachment could not be taken up again; it will be made anew");
-            self.entry.attachment = None;
+        if self.entry.boot_id == self.node.boot() {
+            for attachment in
+                self.entry.attachment.iter().chain(&self.entry.more_attachments).cloned().collect::<Vec<_>>()
+            {
+                if let Err(error) = take_up(&self.node, &attachment).await {
+                    tracing::warn!(instance = %self.entry.id(), %error, "an attachment could not be taken up again; it will be made anew");
+                    if self.entry.attachment.as_ref() == Some(&attachment) {
+                        self.entry.attachment = None;
+                    }
+                    self.entry.more_attachments.retain(|other| *other != attachment);
+                }
+            }
         }
         let handle = self.handle()?;
         self.seen = match self.driver.recover(&handle).await? {
@@ -98,21 +104,29 @@ impl Owner {
         self.save()
     }
 
-    /// Opens the image and connects the network, side by side: neither needs the other.
+    /// Opens the image, connects the networks and gets the volumes, side by side: neither needs the others.
     async fn gather(&mut self) -> Result<()> {
         fail_point!("agent::before_attach");
+        self.leave_networks().await?;
         let connected = async {
             self.driver.enclose(&self.entry.desired).await?;
-            attach(&self.node, &self.entry.desired).await
+            plug(&self.node, &self.entry.desired).await
         };
-        let (image, attachment) =
+        let (image, plugged) =
             tokio::join!(self.node.drivers.image.open(&self.entry.desired.image.digest), connected);
         let named = |mut error: DriverError| {
             error.message = format!("cannot open image {}: {}", self.entry.desired.image.name, error.message);
             error
         };
-        let (image, attachment) = (image.map_err(named)?, attachment?);
+        let (image, Plugged { attachment, more, volumes }) = (image.map_err(named)?, plugged?);
         fail_point!("agent::after_attach");
+        let changed = self.entry.more_attachments != more || self.entry.fitted != self.entry.desired.volumes;
+        // Also when nothing changed, if there is anything: a crash may have come between writing it down here and there.
+        if changed || !more.is_empty() || !volumes.is_empty() {
+            let fittings = Fittings { volumes, interfaces: more.clone() };
+            self.driver.fit(self.entry.id(), &fittings).await?;
+        }
+        fail_point!("agent::after_fit");
         let entry = &mut self.entry;
         if entry.boot_id != self.node.boot() {
             entry.boot_id = self.node.boot().to_owned();
@@ -120,6 +134,10 @@ impl Owner {
         }
         if entry.attachment.as_ref() != Some(&attachment) {
             entry.attachment = Some(attachment);
+            entry.prepared = None;
+        }
+        if changed {
+            (entry.more_attachments, entry.fitted) = (more, entry.desired.volumes.clone());
             entry.prepared = None;
         }
         self.image = Some(image);
@@ -169,10 +187,21 @@ impl Owner {
         Ok(())
     }
 
-    /// Connects a running instance again, because its ports changed.
+    /// Brings what is plugged into a running instance to what is wanted.
     async fn reattach(&mut self) -> Result<()> {
-        let attachment = attach(&self.node, &self.entry.desired).await?;
-        self.entry.attachment = Some(attachment);
+        fail_point!("agent::before_reattach");
+        self.pull_interfaces().await?;
+        fail_point!("agent::after_pull");
+        let Plugged { attachment, more, volumes } = plug(&self.node, &self.entry.desired).await?;
+        let changed = self.entry.more_attachments != more || self.entry.fitted != self.entry.desired.volumes;
+        if changed || !more.is_empty() || !volumes.is_empty() {
+            let fittings = Fittings { volumes, interfaces: more.clone() };
+            self.driver.fit(self.entry.id(), &fittings).await?;
+        }
+        fail_point!("agent::after_fit");
+        let entry = &mut self.entry;
+        (entry.attachment, entry.more_attachments) = (Some(attachment), more);
+        entry.fitted.clone_from(&entry.desired.volumes);
         self.save()
     }
 
@@ -187,6 +216,45 @@ impl Owner {
             self.node.events.tell(self.entry.id(), Severity::Normal, "Adjusted", message);
         }
         self.save()
+    }
+
+    /// Takes interfaces away that are not wanted any more: out of the instance first, then off the network, so that their numbers are free.
+    async fn pull_interfaces(&mut self) -> Result<()> {
+        let desired = &self.entry.desired;
+        let wanted = |had: &Attachment| {
+            let same = |nic: &Nic| {
+                (nic.network, nic.index, nic.address, &nic.mac)
+                    == (had.network, had.nic.index, had.nic.address, &had.nic.mac)
+            };
+            desired.more_nics.iter().any(same)
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = self.entry.more_attachments.iter().cloned().partition(wanted);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut volumes = Vec::new();
+        for mount in &self.entry.fitted {
+            volumes.push(FittedVolume::new(mount, &self.node.drivers.volume.ensure(&mount.volume).await?));
+        }
+        self.driver.fit(self.entry.id(), &Fittings { volumes, interfaces: kept.clone() }).await?;
+        for attachment in gone {
+            self.node.drivers.network.detach_from(self.entry.id(), attachment.network).await?;
+            self.node.networks.released(attachment.network);
+        }
+        self.entry.more_attachments = kept;
+        self.save()
+    }
+
+    /// Disconnects it from networks that it should not be in (any more).
+    async fn leave_networks(&mut self) -> Result<()> {
+        let entry = &self.entry;
+        let wanted = |network: NetworkId| entry.desired.nics().any(|nic| nic.network == network);
+        let had = entry.attachment.iter().chain(&entry.more_attachments).map(|attachment| attachment.network);
+        for network in had.filter(|network| !wanted(*network)).collect::<Vec<_>>() {
+            self.node.drivers.network.detach_from(self.entry.id(), network).await?;
+            self.node.networks.released(network);
+        }
+        Ok(())
     }
 
     async fn pause(&mut self, freeze: bool) -> Result<()> {
@@ -249,9 +317,17 @@ impl Owner {
 
     async fn release(&mut self) -> Result<()> {
         self.node.drivers.network.detach(self.entry.id()).await?;
+        self.released();
         self.entry.attachment = None;
-        self.node.networks.released(self.entry.desired.nic.network);
+        self.entry.more_attachments.clear();
         self.save()
+    }
+
+    /// Tells its networks that it has left them.
+    fn released(&self) {
+        let had = self.entry.attachment.iter().chain(&self.entry.more_attachments).map(|attachment| attachment.network);
+        let wanted = self.entry.desired.nics().map(|nic| nic.network);
+        had.chain(wanted).for_each(|network| self.node.networks.released(network));
     }
 
     async fn remove(&mut self) -> Result<()> {
@@ -266,7 +342,7 @@ impl Owner {
         // Side by side: neither needs the other, and the kernel takes its time with both.
         let (removed, detached) = tokio::join!(self.driver.remove(id), self.node.drivers.network.detach(id));
         removed.and(detached)?;
-        self.node.networks.released(self.entry.desired.nic.network);
+        self.released();
         fail_point!("agent::after_remove");
         self.entry.phase = Phase::Removed;
         self.node.events.tell(id, Severity::Normal, "Removed", "nothing of it is left on the node");
@@ -280,8 +356,28 @@ async fn take_up(node: &Node, attachment: &Attachment) -> Result<()> {
     node.drivers.network.recover(attachment).await
 }
 
-/// Connects an instance, once its network is there.
-async fn attach(node: &Node, desired: &DesiredInstance) -> Result<Attachment> {
-    node.networks.ready(node, desired.nic.network).await?;
-    node.drivers.network.attach(desired.id, desired.kind, &desired.nic).await
+/// What an instance is to have.
+struct Plugged {
+    attachment: Attachment,
+    more: Vec<Attachment>,
+    volumes: Vec<FittedVolume>,
+}
+
+/// Connects an instance to its networks, once they are there, and gets its volumes.
+async fn plug(node: &Node, desired: &DesiredInstance) -> Result<Plugged> {
+    let attachment = attach(node, desired, &desired.nic).await?;
+    let mut more = Vec::new();
+    for nic in &desired.more_nics {
+        more.push(attach(node, desired, nic).await?);
+    }
+    let mut volumes = Vec::new();
+    for mount in &desired.volumes {
+        volumes.push(FittedVolume::new(mount, &node.drivers.volume.ensure(&mount.volume).await?));
+    }
+    Ok(Plugged { attachment, more, volumes })
+}
+
+async fn attach(node: &Node, desired: &DesiredInstance, nic: &Nic) -> Result<Attachment> {
+    node.networks.ready(node, nic.network).await?;
+    node.drivers.network.attach(desired.id, desired.kind, nic).await
 }

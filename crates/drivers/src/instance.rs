@@ -1,6 +1,6 @@
 //! Instances on a node: one trait for VMs and containers.
 
-use crate::{Attachment, DriverError, LocalImage, Result};
+use crate::{Attachment, DriverError, Fittings, LocalImage, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -73,6 +73,14 @@ pub trait InstanceDriver: Send + Sync + 'static {
     async fn adjust(&self, instance: &DesiredInstance) -> Result<bool> {
         let _ = instance;
         Ok(false)
+    }
+
+    /// Brings what is plugged into an instance (volumes, interfaces after the first) to this. Before the first preparation it is written
+    /// down for it; a running instance is changed while it runs. Idempotent, and complete: what is not in `fittings` is pulled out.
+    /// A guest that does not let go of a device is `Conflict`/`DeviceBusy`.
+    async fn fit(&self, id: InstanceId, fittings: &Fittings) -> Result<()> {
+        let _ = (id, fittings);
+        Ok(())
     }
 
     /// Starts it and returns once it runs: a container's process exists, a VM's processor executes. The returned handle replaces the

@@ -1,8 +1,9 @@
-//! What a node must be able to do, as three small traits, and nothing about how.
+//! What a node must be able to do, as four small traits, and nothing about how.
 //!
 //! * [`InstanceDriver`]: makes VMs or containers real. One implementation a kind.
 //! * [`ImageDriver`]: keeps the contents that instances start from.
 //! * [`NetworkDriver`]: connects instances, and keeps strangers apart.
+//! * [`VolumeDriver`]: keeps data that outlives instances.
 //!
 //! Rules for every implementation, checked by one conformance suite on the real ones and on the fakes:
 //! every call is idempotent; every call may be cancelled (dropped) at any point, and the next call finishes or undoes the rest; nothing that
@@ -17,8 +18,10 @@ pub mod fake;
 mod image;
 mod instance;
 mod network;
+mod volume;
 
 pub use error::*;
 pub use image::*;
 pub use instance::*;
 pub use network::*;
+pub use volume::*;

@@ -57,11 +57,13 @@ pub trait NetworkDriver: Send + Sync + 'static {
     async fn ensure(&self, network: &DesiredNetwork) -> Result<()>;
     /// Removes all traces of a network. Ok when nothing is there; `Conflict` while instances are attached.
     async fn remove(&self, network: NetworkId) -> Result<()>;
-    /// Connects an instance and publishes its ports. The network must have been ensured. `Conflict`/`PortTaken` names who has a port.
+    /// Connects an instance to one network, beside others that it is in, and publishes its ports. The network must have been ensured. `Conflict`/`PortTaken` names who has a port.
     async fn attach(&self, instance: InstanceId, kind: InstanceKind, nic: &Nic) -> Result<Attachment>;
     /// Takes an attachment up again after a restart of this process: its rules, its names, its lease.
     async fn recover(&self, attachment: &Attachment) -> Result<()>;
-    /// Disconnects an instance and removes all traces. Ok when nothing is there.
+    /// Disconnects an instance from one network. Ok when it is not in it.
+    async fn detach_from(&self, instance: InstanceId, network: NetworkId) -> Result<()>;
+    /// Disconnects an instance from all networks and removes all traces. Ok when nothing is there.
     async fn detach(&self, instance: InstanceId) -> Result<()>;
     /// Opens a TCP connection to a port of an attached instance.
     async fn dial(&self, instance: InstanceId, port: u16) -> Result<TcpStream>;

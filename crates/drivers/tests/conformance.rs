@@ -55,7 +55,7 @@ impl Harness for Fake {
         bytes.into()
     }
     fn network(&self) -> DesiredNetwork {
-        let spec = NetworkSpec { cidr: "10.9.0.0/16".parse().expect("a range"), mtu: 1500 };
+        let spec = NetworkSpec::new("10.9.0.0/16".parse().expect("a range"));
         DesiredNetwork {
             id: NetworkId(Uuid::from_u128(9)),
             project: "default".parse().expect("a name"),
@@ -77,6 +77,8 @@ impl Harness for Fake {
             },
         );
         DesiredInstance {
+            more_nics: vec![],
+            volumes: vec![],
             id,
             name: format!("i{number}").parse().expect("a name"),
             project: "default".parse().expect("a name"),
@@ -84,6 +86,8 @@ impl Harness for Fake {
             generation: Generation(1),
             fence: 1,
             spec: InstanceSpec {
+                networks: vec![],
+                volumes: vec![],
                 kind: Some(self.kind),
                 image: "conformance".into(),
                 size: Size::default(),
@@ -102,6 +106,9 @@ impl Harness for Fake {
                 address: Ipv4Addr::new(10, 9, 1, number),
                 mac: format!("02:00:00:00:00:{number:02x}"),
                 publish: Vec::new(),
+                index: 0,
+                egress: None,
+                ingress: None,
             },
             deleting: false,
             restarts: 0,

@@ -11,3 +11,4 @@ pub mod host;
 pub mod image;
 pub mod network;
 pub mod vm;
+pub mod volume;

@@ -189,7 +189,7 @@ impl Harness for Machine {
     }
 
     fn network(&self) -> DesiredNetwork {
-        let spec = NetworkSpec { cidr: "10.209.0.0/16".parse().unwrap(), mtu: 1500 };
+        let spec = NetworkSpec::new("10.209.0.0/16".parse().unwrap());
         DesiredNetwork {
             id: NetworkId(Uuid::from_u128(0xc0)),
             project: "default".parse().unwrap(),
@@ -202,6 +202,8 @@ impl Harness for Machine {
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         let container = ContainerOptions { entrypoint: Some(script(program)), ..ContainerOptions::default() };
         DesiredInstance {
+            more_nics: vec![],
+            volumes: vec![],
             id: InstanceId(Uuid::new_v4()),
             name: format!("i{number}").parse().unwrap(),
             project: "default".parse().unwrap(),
@@ -209,6 +211,8 @@ impl Harness for Machine {
             generation: Generation(1),
             fence: 1,
             spec: InstanceSpec {
+                networks: vec![],
+                volumes: vec![],
                 kind: Some(self.kind),
                 image: "conformance".into(),
                 size: "cpu:1,memory:64Mi,disk:64Mi".parse().unwrap(),
@@ -227,6 +231,9 @@ impl Harness for Machine {
                 address: Ipv4Addr::new(10, 209, 1, number),
                 mac: format!("02:00:0a:d1:01:{number:02x}"),
                 publish: Vec::new(),
+                index: 0,
+                egress: None,
+                ingress: None,
             },
             deleting: false,
             restarts: 0,

@@ -431,7 +431,7 @@ fn what_a_killed_process_left_is_finished_or_removed() {
             std::fs::write(file(last), text.replace("\"attached\"", &format!("\"{phase}\""))).unwrap();
         };
         phase(5, "attaching");
-        sh(&format!("ip link delete {}", world.host.veth(instance(1, 5))));
+        sh(&format!("ip link delete {}", world.host.veth(instance(1, 5), 0)));
         phase(6, "detaching");
         let stray = world.host.run().join("net").join(".i-x.json.draft");
         std::fs::write(&stray, "{").unwrap();
@@ -450,7 +450,7 @@ fn what_a_killed_process_left_is_finished_or_removed() {
         assert_eq!(files(&world.host.run().join("netns")).len(), 1);
         // And one that is attached again before anybody swept.
         phase(7, "attaching");
-        sh(&format!("ip link delete {}", world.host.veth(instance(1, 7))));
+        sh(&format!("ip link delete {}", world.host.veth(instance(1, 7), 0)));
         world.driver = open(&world.host);
         world.network(1, &[]).await;
         assert!(world.container(1, 7, &[]).await.pings("10.200.1.1"));
@@ -486,7 +486,7 @@ fn a_guest_gets_its_address_over_a_tap() {
     on_a_host(|world| async move {
         world.network(1, &[("vm", 9)]).await;
         world.driver.attach(instance(1, 9), InstanceKind::Vm, &nic(1, 9, &[])).await.unwrap();
-        let card = std::sync::Arc::new(Card::open(&world.host.tap(instance(1, 9))));
+        let card = std::sync::Arc::new(Card::open(&world.host.tap(instance(1, 9), 0)));
         let ask = |xid: u8, kind, broadcast: bool, wanted: Option<Ipv4Addr>| {
             let mut question = Message::default();
             question
@@ -533,7 +533,7 @@ fn a_guest_is_neither_router_nor_dhcp_server_nor_somebody_else() {
         for last in [8, 9] {
             world.driver.attach(instance(1, last), InstanceKind::Vm, &nic(1, last, &[])).await.unwrap();
         }
-        let [bad, good] = [8, 9].map(|last| Card::open(&world.host.tap(instance(1, last))));
+        let [bad, good] = [8, 9].map(|last| Card::open(&world.host.tap(instance(1, last), 0)));
         let text = b"what the neighbour must not hear";
         let hello = b"both cards are plugged in";
         let plugged = (0..100).any(|_| {

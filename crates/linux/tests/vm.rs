@@ -87,7 +87,7 @@ impl World {
         let third = u8::try_from(std::process::id() % 250).unwrap();
         let gateway = Ipv4Addr::new(10, 213, third, number * 4 + 1);
         let address = Ipv4Addr::new(10, 213, third, number * 4 + 2);
-        let tap = self.host.tap(self.instance.id);
+        let tap = self.host.tap(self.instance.id, 0);
         self.tap = Some(tap.clone());
         for line in [
             format!("tuntap add dev {tap} mode tap"),
@@ -163,6 +163,8 @@ fn instance() -> DesiredInstance {
     });
     let network = NetworkId(uuid::Uuid::new_v4());
     DesiredInstance {
+        more_nics: vec![],
+        volumes: vec![],
         id: InstanceId(uuid::Uuid::new_v4()),
         name: "web".parse().unwrap(),
         project: "default".parse().unwrap(),
@@ -171,7 +173,7 @@ fn instance() -> DesiredInstance {
         fence: 1,
         spec: serde_json::from_value(spec).unwrap(),
         image: ImagePin { id: ImageId(uuid::Uuid::new_v4()), name: "small-vm".into(), digest: digest() },
-        nic: Nic { network, address: Ipv4Addr::UNSPECIFIED, mac: "02:00:00:00:00:05".into(), publish: vec![] },
+        nic: Nic::new(network, Ipv4Addr::UNSPECIFIED, "02:00:00:00:00:05"),
         deleting: false,
         restarts: 0,
         restart_count: 0,

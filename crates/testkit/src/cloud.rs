@@ -108,6 +108,7 @@ impl FakeCloud {
             container: Arc::new(container),
             image: Arc::new(image),
             network: Arc::new(network),
+            volume: Arc::new(self.world.volumes()),
         };
         let machine = Arc::new(Machine(self.world.clone()));
         let config = AgentConfig { seed: 7, ..AgentConfig::new(self.directory.path()) };

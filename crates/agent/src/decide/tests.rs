@@ -16,6 +16,8 @@ fn now() -> Timestamp {
 
 pub(crate) fn desired() -> DesiredInstance {
     DesiredInstance {
+        more_nics: vec![],
+        volumes: vec![],
         id: InstanceId(Uuid::from_u128(1)),
         name: "web".parse().unwrap(),
         project: "default".parse().unwrap(),
@@ -23,6 +25,8 @@ pub(crate) fn desired() -> DesiredInstance {
         generation: Generation(1),
         fence: 1,
         spec: InstanceSpec {
+            networks: vec![],
+            volumes: vec![],
             kind: Some(InstanceKind::Container),
             image: "busybox".into(),
             size: Size::default(),
@@ -45,6 +49,9 @@ pub(crate) fn desired() -> DesiredInstance {
             address: Ipv4Addr::new(10, 77, 0, 2),
             mac: "02:00:00:00:00:02".into(),
             publish: vec![],
+            index: 0,
+            egress: None,
+            ingress: None,
         },
         deleting: false,
         restarts: 0,

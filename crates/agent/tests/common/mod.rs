@@ -151,6 +151,9 @@ impl ControlLink for Control {
         desk.usage = usage;
         Ok(())
     }
+    async fn report_volumes(&self, _: NodeId, _: Vec<yun_types::VolumeReport>) -> Result<(), LinkError> {
+        self.reach().map(drop)
+    }
     async fn orders(&self, node: NodeId) -> Result<BoxStream<'static, NodeOrder>, LinkError> {
         assert_eq!(node, NODE);
         let mut desk = self.reach()?;
@@ -159,6 +162,7 @@ impl ControlLink for Control {
             instances: desk.instances.values().cloned().collect(),
             networks: desk.networks.values().cloned().collect(),
             images: desk.images.clone(),
+            volumes: vec![],
         };
         sender.send(snapshot).unwrap();
         let cut = CancellationToken::new();
@@ -249,7 +253,7 @@ impl Bench {
         let control = Control::default();
         let container_image = world.add_image(InstanceKind::Container, b"container");
         let vm_image = world.add_image(InstanceKind::Vm, b"vm");
-        let spec = NetworkSpec { cidr: "10.77.0.0/16".parse().unwrap(), mtu: 1500 };
+        let spec = NetworkSpec::new("10.77.0.0/16".parse().unwrap());
         let network = DesiredNetwork {
             id: NetworkId(Uuid::from_u128(0xe)),
             project: "default".parse().unwrap(),
@@ -293,7 +297,13 @@ impl Bench {
     /// Drivers as a fresh process makes them.
     pub fn drivers(&self) -> Drivers {
         let (vm, container, image, network) = self.world.drivers();
-        Drivers { vm: Arc::new(vm), container: Arc::new(container), image: Arc::new(image), network: Arc::new(network) }
+        Drivers {
+            vm: Arc::new(vm),
+            container: Arc::new(container),
+            image: Arc::new(image),
+            network: Arc::new(network),
+            volume: Arc::new(self.world.volumes()),
+        }
     }
 
     pub fn config(&self) -> AgentConfig {
@@ -351,8 +361,13 @@ impl Bench {
             address: Ipv4Addr::new(10, 77, 0, number + 1),
             mac: format!("02:00:00:00:00:{number:02x}"),
             publish: Vec::new(),
+            index: 0,
+            egress: None,
+            ingress: None,
         };
         DesiredInstance {
+            more_nics: vec![],
+            volumes: vec![],
             id,
             name: format!("i{number}").parse().unwrap(),
             project: "default".parse().unwrap(),
@@ -407,6 +422,8 @@ impl Bench {
 
 pub fn spec(kind: InstanceKind, image: &str) -> InstanceSpec {
     InstanceSpec {
+        networks: vec![],
+        volumes: vec![],
         kind: Some(kind),
         image: image.into(),
         size: Size::default(),

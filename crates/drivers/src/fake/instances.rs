@@ -1,7 +1,9 @@
 //! Instances in memory: a "process" is a number that the world remembers.
 
 use super::{Body, Call, World, exec};
-use crate::{Attachment, DriverError, ErrorKind, InstanceDriver, InstanceHandle, LocalImage, Observed, Result};
+use crate::{
+    Attachment, DriverError, ErrorKind, Fittings, InstanceDriver, InstanceHandle, LocalImage, Observed, Result,
+};
 use async_trait::async_trait;
 use futures::{
     StreamExt,
@@ -167,6 +169,12 @@ impl InstanceDriver for FakeInstances {
 
     async fn adjust(&self, _: &DesiredInstance) -> Result<bool> {
         Ok(true)
+    }
+
+    async fn fit(&self, id: InstanceId, fittings: &Fittings) -> Result<()> {
+        self.world.enter(Call::Fit, Some(id)).await?;
+        self.world.change(|state| state.fittings.insert(id, fittings.clone()));
+        self.world.leave(Call::Fit, Some(id)).await
     }
 
     async fn start(&self, handle: &InstanceHandle) -> Result<InstanceHandle> {

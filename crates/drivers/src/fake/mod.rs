@@ -10,10 +10,12 @@ mod exec;
 mod images;
 mod instances;
 mod network;
+mod volumes;
 
 pub use images::FakeImages;
 pub use instances::FakeInstances;
 pub use network::FakeNetwork;
+pub use volumes::FakeVolumes;
 
 use crate::{Attachment, DriverError, ErrorKind, Result};
 use bytes::Bytes;
@@ -31,7 +33,7 @@ use yun_engine::{
 };
 use yun_types::{
     DesiredInstance, DesiredNetwork, Digest, Exit, Generation, ImageFacts, InstanceId, InstanceKind, NetworkId,
-    Timestamp,
+    Timestamp, VolumeId,
 };
 
 /// The methods of all drivers.
@@ -65,6 +67,9 @@ pub enum Call {
     NetworkRecover,
     NetworkDetach,
     NetworkDial,
+    Fit,
+    VolumeEnsure,
+    VolumeRemove,
 }
 
 /// When in a call a fault strikes.
@@ -167,7 +172,9 @@ struct State {
     behaviours: BTreeMap<InstanceId, Behaviour>,
     bodies: BTreeMap<InstanceId, Body>,
     networks: BTreeMap<NetworkId, DesiredNetwork>,
-    attachments: BTreeMap<InstanceId, Attachment>,
+    attachments: BTreeMap<(InstanceId, NetworkId), Attachment>,
+    volumes: BTreeMap<VolumeId, yun_types::Bytes>,
+    fittings: BTreeMap<InstanceId, crate::Fittings>,
     images: BTreeMap<Digest, ImageFacts>,
     damaged: Vec<Digest>,
     served: BTreeMap<String, Bytes>,
@@ -239,6 +246,16 @@ impl World {
             FakeImages::new(self.clone()),
             FakeNetwork::new(self.clone()),
         )
+    }
+
+    /// The volume driver of this host.
+    pub fn volumes(&self) -> FakeVolumes {
+        FakeVolumes::new(self.clone())
+    }
+
+    /// What was plugged into an instance last.
+    pub fn fittings(&self, id: InstanceId) -> Option<crate::Fittings> {
+        self.lock().fittings.get(&id).cloned()
     }
 
     // ---- what tests ask for -------------------------------------------------------------------------------------------------------
@@ -340,7 +357,11 @@ impl World {
     }
     /// The instance's attachment.
     pub fn attachment(&self, id: InstanceId) -> Option<Attachment> {
-        self.lock().attachments.get(&id).cloned()
+        let state = self.lock();
+        let mut of = state.attachments.values().filter(|attachment| attachment.instance == id);
+        of.next().cloned().map(|first| {
+            of.fold(first, |first, next| if next.nic.index < first.nic.index { next.clone() } else { first })
+        })
     }
     /// What the network was last brought to.
     pub fn network(&self, id: NetworkId) -> Option<DesiredNetwork> {
@@ -354,9 +375,9 @@ impl World {
     pub fn leftovers(&self, id: InstanceId) -> Vec<String> {
         let state = self.lock();
         let body = state.bodies.get(&id).map(|body| format!("body of {id}, running: {}", body.run.is_some()));
-        let attachment =
-            state.attachments.get(&id).map(|attachment| format!("attachment of {id} to {}", attachment.network));
-        body.into_iter().chain(attachment).collect()
+        let attached = state.attachments.values().filter(|attachment| attachment.instance == id);
+        let attachments = attached.map(|attachment| format!("attachment of {id} to {}", attachment.network));
+        body.into_iter().chain(attachments).collect()
     }
     /// Every instance of which something is left.
     pub fn bodies(&self) -> Vec<InstanceId> {

@@ -34,7 +34,7 @@ fn obstacle(state: &State, instance: InstanceId, nic: &Nic) -> Option<DriverErro
         let message = format!("cannot attach instance {instance}: {} is not in {}", nic.address, network.spec.cidr);
         return Some(DriverError::bad_request("AddressOutside", message));
     }
-    for (other, attachment) in state.attachments.iter().filter(|(other, _)| **other != instance) {
+    for ((other, _), attachment) in state.attachments.iter().filter(|((other, _), _)| *other != instance) {
         if attachment.network == nic.network && attachment.nic.address == nic.address {
             let message = format!("cannot attach instance {instance}: instance {other} has {}", nic.address);
             return Some(DriverError::new(ErrorKind::Conflict, "AddressTaken", message));
@@ -95,7 +95,10 @@ impl NetworkDriver for FakeNetwork {
 
     async fn attach(&self, instance: InstanceId, kind: InstanceKind, nic: &Nic) -> Result<Attachment> {
         self.world.enter(Call::NetworkAttach, Some(instance)).await?;
-        let interface = format!("f{}", instance.short());
+        let interface = match nic.index {
+            0 => format!("f{}", instance.short()),
+            index => format!("f{}-{index}", instance.short()),
+        };
         let port = match kind {
             InstanceKind::Vm => Port::Tap { interface },
             InstanceKind::Container => {
@@ -109,7 +112,7 @@ impl NetworkDriver for FakeNetwork {
             let spec = &state.networks[&nic.network].spec;
             let (network, cidr, gateway, mtu) = (nic.network, spec.cidr, spec.gateway(), spec.mtu);
             let attachment = Attachment { instance, network, nic: nic.clone(), cidr, gateway, mtu, port };
-            state.attachments.insert(instance, attachment.clone());
+            state.attachments.insert((instance, network), attachment.clone());
             Ok(attachment)
         })?;
         self.world.leave(Call::NetworkAttach, Some(instance)).await?;
@@ -118,15 +121,21 @@ impl NetworkDriver for FakeNetwork {
 
     async fn recover(&self, attachment: &Attachment) -> Result<()> {
         self.world.enter(Call::NetworkRecover, Some(attachment.instance)).await?;
-        match self.world.lock().attachments.get(&attachment.instance) {
+        match self.world.lock().attachments.get(&(attachment.instance, attachment.network)) {
             Some(known) if known == attachment => Ok(()),
             _ => Err(not_attached(attachment.instance)),
         }
     }
 
+    async fn detach_from(&self, instance: InstanceId, network: NetworkId) -> Result<()> {
+        self.world.enter(Call::NetworkDetach, Some(instance)).await?;
+        self.world.change(|state| state.attachments.remove(&(instance, network)));
+        self.world.leave(Call::NetworkDetach, Some(instance)).await
+    }
+
     async fn detach(&self, instance: InstanceId) -> Result<()> {
         self.world.enter(Call::NetworkDetach, Some(instance)).await?;
-        self.world.change(|state| state.attachments.remove(&instance));
+        self.world.change(|state| state.attachments.retain(|(other, _), _| *other != instance));
         self.world.leave(Call::NetworkDetach, Some(instance)).await
     }
 

@@ -18,7 +18,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Mutex as Turns, OnceCell, OwnedMutexGuard};
-use yun_drivers::{Attachment, DriverError, ErrorKind, InstanceDriver, InstanceHandle, LocalImage, Observed, Result};
+use yun_drivers::{
+    Attachment, DriverError, ErrorKind, Fittings, InstanceDriver, InstanceHandle, LocalImage, Observed, Result,
+};
 use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
 use yun_types::{Bytes, DesiredInstance, DriverFacts, Exit, Generation, InstanceId, InstanceKind};
 
@@ -355,6 +357,17 @@ impl InstanceDriver for ContainerDriver {
             let change = move || group.limit(&limits);
             this.inner.blocking("change the limits of a container", change).await?;
             Ok(true)
+        };
+        self.inner.finish(work).await
+    }
+
+    async fn fit(&self, id: InstanceId, fittings: &Fittings) -> Result<()> {
+        let (this, fittings) = (self.clone(), fittings.clone());
+        let turn = self.inner.turn(id).await;
+        let work = async move {
+            let _turn = turn;
+            this.inner.detect().await?;
+            super::fit::fit(&this.inner, &this.files(id), fittings).await
         };
         self.inner.finish(work).await
     }

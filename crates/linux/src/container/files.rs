@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
+use yun_drivers::Fittings;
 use yun_types::{Exit, Generation, InstanceId, Timestamp};
 
 /// The paths of one container.
@@ -56,6 +57,13 @@ impl Files {
     }
     pub(super) fn write_prepared(&self, prepared: &Prepared) -> io::Result<()> {
         write_json(&self.durable.join("prepared.json"), prepared)
+    }
+    /// What is plugged in beside the first interface.
+    pub(super) fn fittings(&self) -> Fittings {
+        read_json(&self.durable.join("fittings.json")).unwrap_or_default()
+    }
+    pub(super) fn write_fittings(&self, fittings: &Fittings) -> io::Result<()> {
+        write_json(&self.durable.join("fittings.json"), fittings)
     }
     pub(super) fn attempt(&self) -> Option<Attempt> {
         read_json(&self.durable.join("attempt"))

@@ -19,6 +19,7 @@ mod copy;
 mod driver;
 mod exec;
 mod files;
+mod fit;
 mod idmap;
 mod life;
 mod logs;

@@ -3,6 +3,7 @@
 use super::{
     cgroup::{Disk, Limits},
     files::{Files, Prepared, make_private, replace},
+    fit,
     merge::{self, Wanted},
     nest::{self, Nest},
     oci::{self, Bundle, ProcessSpec},
@@ -55,7 +56,8 @@ impl Request<'_> {
             self.mount_tree(nest.as_ref())?;
         }
         let root = Root::open(&files.rootfs()).map_err(io("open the file tree"))?;
-        let config = self.config(wanted, &root, nest.as_ref())?;
+        let volumes = fit::mounts(files, &instance.spec.volumes, &root, nest.as_ref()).map_err(io("make the volumes"))?;
+        let config = self.config(wanted, &root, nest.as_ref(), &volumes)?;
         let uid = config["process"]["user"]["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok()).unwrap_or_default();
         let owner = nest.as_ref().map_or(uid, |nest| nest.base.saturating_add(uid.min(nest::SIZE - 1)));
         replace(&files.config(), &serde_json::to_vec(&config).map_err(|e| io("write the configuration")(e.into()))?)
@@ -134,7 +136,13 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn config(&self, mut wanted: Wanted, root: &Root, nest: Option<&Nest>) -> Result<serde_json::Value> {
+    fn config(
+        &self,
+        mut wanted: Wanted,
+        root: &Root,
+        nest: Option<&Nest>,
+        volumes: &[Mount],
+    ) -> Result<serde_json::Value> {
         let Self { files, instance, network, .. } = self;
         let options = &instance.spec.container;
         let identity =
@@ -198,7 +206,7 @@ impl Request<'_> {
                 Port::Tap { .. } => None,
             }),
             files: &names,
-            mounts: &options.mounts,
+            mounts: &[&options.mounts[..], volumes].concat(),
             system: options.system,
             nest,
         }))
@@ -218,7 +226,9 @@ impl Request<'_> {
         let way_out = "set container.entrypoint or container.command to a program that the image has";
         match root.find(program, search, &wanted.workdir, identity.uid, &groups) {
             Ok(_) => Ok(()),
-            Err(_) if !self.instance.spec.container.mounts.is_empty() => Ok(()),
+            Err(_) if !self.instance.spec.container.mounts.is_empty() || !self.instance.spec.volumes.is_empty() => {
+                Ok(())
+            }
             Err(NotRunnable::Missing) if program.contains('/') => {
                 Err(self.bad("EntrypointNotFound", format_args!("image {image} has no program {program:?}: {way_out}")))
             }

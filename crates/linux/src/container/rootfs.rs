@@ -65,6 +65,11 @@ impl Root {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// A directory of the tree, open; `None` if there is none at this path.
+    pub(super) fn directory(&self, path: &Path) -> Option<File> {
+        self.at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok().map(File::from)
+    }
+
     /// True if there is a directory.
     pub(super) fn has_directory(&self, path: &Path) -> bool {
         self.stat(path).is_some_and(|stat| kind(&stat) == SFlag::S_IFDIR)

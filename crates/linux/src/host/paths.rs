@@ -23,6 +23,11 @@ struct Inner {
 /// Unix socket paths hold 107 bytes; the longest name that we put under `run` takes 60.
 const LONGEST_RUN: usize = 46;
 
+/// The first interface has the name alone, as it had when there was only one.
+fn numbered(name: String, index: u32) -> String {
+    if index == 0 { name } else { format!("{name}-{index}") }
+}
+
 impl Host {
     /// Opens the directories under `root` (`/` for an installed cloud), and makes them and the cloud's id at the first start.
     pub fn open(root: &Path) -> io::Result<Self> {
@@ -78,13 +83,17 @@ impl Host {
     pub fn bridge(&self, id: NetworkId) -> String {
         format!("yb{}", id.short())
     }
-    /// The tap of a VM.
-    pub fn tap(&self, id: InstanceId) -> String {
-        format!("yt{}", id.short())
+    /// A tap of a VM.
+    pub fn tap(&self, id: InstanceId, index: u32) -> String {
+        numbered(format!("yt{}", id.short()), index)
     }
-    /// The host's end of a container's cable.
-    pub fn veth(&self, id: InstanceId) -> String {
-        format!("yv{}", id.short())
+    /// The host's end of a cable of a container.
+    pub fn veth(&self, id: InstanceId, index: u32) -> String {
+        numbered(format!("yv{}", id.short()), index)
+    }
+    /// Where volumes are kept.
+    pub fn volumes(&self) -> PathBuf {
+        self.inner.state.join("volumes")
     }
     /// The directory of this cloud in each cgroup hierarchy.
     pub fn cgroup(&self) -> String {

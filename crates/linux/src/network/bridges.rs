@@ -57,6 +57,7 @@ pub(super) async fn remove(inner: Arc<Inner>, id: NetworkId) -> Result<()> {
         services.stop().await;
     }
     lock(&inner.applied).remove(&id);
+    inner.kin.forget(id);
     let bridge = inner.host.bridge(id);
     inner.nft.apply(rules::delete_tables(&rules::table_name(inner.host.cloud(), id))).await?;
     inner.beside.forget(&inner.nft, &bridge).await?;
@@ -184,6 +185,7 @@ pub(super) fn rules_of(inner: &Inner, network: &DesiredNetwork) -> NetworkRules 
         bridge: inner.host.bridge(network.id),
         cidr: network.spec.cidr,
         gateway: network.spec.gateway(),
+        isolated: network.spec.isolated,
     }
 }
 
@@ -195,6 +197,7 @@ pub(super) fn member_rules(record: &MemberRecord) -> Result<MemberRules> {
         mac: attachment.nic.mac.parse()?,
         address: attachment.nic.address,
         publish: attachment.nic.publish.clone(),
+        egress: attachment.nic.egress,
     })
 }
 
@@ -231,6 +234,7 @@ fn tell(inner: &Inner, wanted: &DesiredNetwork) -> bool {
     match lock(&inner.services).get(&wanted.id) {
         Some(s) if s.knowledge.network == network && s.run() => {
             s.knowledge.set_names(Names::new(&wanted.records));
+            inner.kin.set_names(wanted.id, Names::new(&wanted.records));
             true
         }
         _ => false,
@@ -246,10 +250,16 @@ async fn serve(inner: &Inner, wanted: &DesiredNetwork) -> Result<()> {
     if let Some(old) = old {
         old.stop().await;
     }
-    let knowledge = Arc::new(Knowledge::new(Network::of(inner.host.bridge(wanted.id), wanted)));
+    let knowledge =
+        Arc::new(Knowledge::new(Network::of(inner.host.bridge(wanted.id), wanted)).with_kin(inner.kin.clone()));
     knowledge.set_names(Names::new(&wanted.records));
+    inner.kin.set_names(wanted.id, Names::new(&wanted.records));
     for member in inner.book().members_of(wanted.id) {
         knowledge.set_lease(member.attachment.nic.mac.parse()?, member.attachment.nic.address);
+        if member.attachment.nic.index > 0 {
+            knowledge.set_second(member.attachment.nic.mac.parse()?);
+        }
+        inner.kin.joined(member.attachment.instance, wanted.id, member.attachment.nic.address);
     }
     let services = Services::start(knowledge, inner.upstream.clone()).await?;
     lock(&inner.services).insert(wanted.id, services);

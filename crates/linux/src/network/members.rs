@@ -15,7 +15,8 @@ use super::{
     netlink::{self, Batch},
     ports,
     rules::NetworkRules,
-    state::{MemberRecord, Phase},
+    shape,
+    state::{Member, MemberRecord, Phase},
     tap,
 };
 
@@ -44,12 +45,14 @@ pub(super) async fn attach(
     taken: Taken,
 ) -> Result<Attachment> {
     let _turn = inner.instance_turns.alone(instance).await;
+    let member = (instance, nic.network);
+    leave_number(&inner, &nic, instance).await?;
     let mut network_turn = inner.network_turns.shared(nic.network).await;
     let (mut attachment, mut rules) = decide(&inner, instance, kind, nic.clone())?;
-    let mut before = inner.book().members.get(&instance).cloned();
+    let mut before = inner.book().members.get(&member).cloned();
     if before.as_ref().is_some_and(|b| moved(&b.attachment, &attachment)) {
         drop(network_turn);
-        detach_alone(&inner, instance).await?;
+        detach_alone(&inner, member).await?;
         before = None;
         network_turn = inner.network_turns.shared(nic.network).await;
         (attachment, rules) = decide(&inner, instance, kind, nic)?;
@@ -63,7 +66,7 @@ pub(super) async fn attach(
     }
     if let Err(e) = connect(&inner, &record, before.as_ref(), &rules, mac).await {
         if before.is_none() {
-            undo(&inner, instance).await;
+            undo(&inner, member).await;
         }
         return Err(e);
     }
@@ -84,17 +87,48 @@ pub(super) async fn recover(inner: Arc<Inner>, attachment: Attachment) -> Result
     attach(inner, attachment.instance, kind, attachment.nic, Taken::Warn).await.map(drop)
 }
 
-/// Disconnects an instance.
+/// Disconnects an instance from every network.
 pub(super) async fn detach(inner: Arc<Inner>, instance: InstanceId) -> Result<()> {
     let _turn = inner.instance_turns.alone(instance).await;
-    detach_alone(&inner, instance).await
+    let members = members_of(&inner, instance);
+    for member in members {
+        detach_alone(&inner, member).await?;
+    }
+    // Whatever nobody wrote down.
+    unwire(&inner, instance, None).await?;
+    inner.ports.release(instance);
+    Ok(())
+}
+
+/// Disconnects an instance from one network.
+pub(super) async fn detach_from(inner: Arc<Inner>, member: Member) -> Result<()> {
+    let _turn = inner.instance_turns.alone(member.0).await;
+    let known = inner.book().members.contains_key(&member);
+    if known { detach_alone(&inner, member).await } else { Ok(()) }
 }
 
 /// Disconnects an instance that is not attached as it should be, and no other.
-pub(super) async fn detach_incomplete(inner: &Inner, instance: InstanceId) -> Result<()> {
-    let _turn = inner.instance_turns.alone(instance).await;
-    let complete = inner.book().members.get(&instance).is_some_and(|m| m.phase == Phase::Attached);
-    if complete { Ok(()) } else { detach_alone(inner, instance).await }
+pub(super) async fn detach_incomplete(inner: &Inner, member: Member) -> Result<()> {
+    let _turn = inner.instance_turns.alone(member.0).await;
+    let complete = inner.book().members.get(&member).is_some_and(|m| m.phase == Phase::Attached);
+    if complete { Ok(()) } else { detach_alone(inner, member).await }
+}
+
+fn members_of(inner: &Inner, instance: InstanceId) -> Vec<Member> {
+    inner.book().of(instance).into_iter().map(|m| (instance, m.attachment.network)).collect()
+}
+
+/// Lets an instance leave a network in which it has the interface that is wanted for another.
+async fn leave_number(inner: &Inner, nic: &Nic, instance: InstanceId) -> Result<()> {
+    let same: Vec<Member> = {
+        let book = inner.book();
+        let of = book.of(instance).into_iter().map(|m| &m.attachment);
+        of.filter(|a| a.nic.index == nic.index && a.network != nic.network).map(|a| (instance, a.network)).collect()
+    };
+    for member in same {
+        detach_alone(inner, member).await?;
+    }
+    Ok(())
 }
 
 /// The attachment as it will be, from what the network is.
@@ -128,9 +162,9 @@ fn decide(inner: &Inner, instance: InstanceId, kind: InstanceKind, nic: Nic) -> 
     }
     let host = &inner.host;
     let port = match kind {
-        InstanceKind::Vm => Port::Tap { interface: host.tap(instance) },
+        InstanceKind::Vm => Port::Tap { interface: host.tap(instance, nic.index) },
         InstanceKind::Container => {
-            Port::Namespace { path: namespace_path(inner, instance), interface: host.veth(instance) }
+            Port::Namespace { path: namespace_path(inner, instance), interface: host.veth(instance, nic.index) }
         }
     };
     let rules = bridges::rules_of(inner, network);
@@ -153,6 +187,10 @@ fn moved(before: &Attachment, now: &Attachment) -> bool {
 
 fn hold_ports(inner: &Inner, attachment: &Attachment, taken: Taken) -> Result<()> {
     let (instance, wanted) = (attachment.instance, &attachment.nic.publish);
+    if attachment.nic.index > 0 {
+        // Ports lead into the first interface.
+        return Ok(());
+    }
     if taken == Taken::Refuse {
         // The book knows also those that were attached by an earlier process and not taken up again yet.
         let book = inner.book();
@@ -191,7 +229,11 @@ async fn connect(
         text.push_str(&rules.unpublish(&gone));
     }
     text.push_str(&rules.add(&bridges::member_rules(record)?));
+    let (limited, was) = (attachment.nic.egress, before.and_then(|before| before.attachment.nic.egress));
     let filter = async {
+        if limited.is_some() || was.is_some() {
+            return bridges::replace_rules(inner, attachment.network, rules).await;
+        }
         match inner.nft.apply(text).await {
             // Somebody flushed the tables, or a crash left others: the book knows better.
             Err(e) if e.reason == "ProgramFailed" => bridges::replace_rules(inner, attachment.network, rules).await,
@@ -202,9 +244,17 @@ async fn connect(
     let (wired, filtered, beside) =
         tokio::join!(wire(inner, attachment, mac), filter, inner.beside.look_again(&inner.nft, bridges));
     wired.and(filtered).and(beside)?;
+    let receives = attachment.nic.ingress;
+    if receives.is_some() || before.is_some_and(|before| before.attachment.nic.ingress.is_some()) {
+        shape::receive(interface(attachment), receives).await?;
+    }
     if let Some(services) = lock(&inner.services).get(&attachment.network) {
         services.knowledge.set_lease(mac, attachment.nic.address);
+        if attachment.nic.index > 0 {
+            services.knowledge.set_second(mac);
+        }
     }
+    inner.kin.joined(attachment.instance, attachment.network, attachment.nic.address);
     Ok(())
 }
 
@@ -219,7 +269,7 @@ enum Wired {
 async fn wire(inner: &Inner, attachment: &Attachment, mac: Mac) -> Result<()> {
     let operation = format!("connect instance {} to its bridge", attachment.instance);
     let failed = |e| DriverError::io(&operation, e);
-    let alias = inner.alias("instance", attachment.instance);
+    let alias = inner.member_alias(attachment.instance, attachment.nic.index);
     let bridge_name = inner.host.bridge(attachment.network);
     // Three questions of some microseconds each: not worth another thread.
     let bridge = match look(&bridge_name, attachment, &alias).map_err(failed)? {
@@ -236,9 +286,12 @@ async fn wire(inner: &Inner, attachment: &Attachment, mac: Mac) -> Result<()> {
     match &attachment.port {
         Port::Namespace { path, interface } => {
             let (path, interface, prefix) = (path.clone(), interface.clone(), attachment.cidr.prefix_len());
+            let index = attachment.nic.index;
             namespace::connect(Cable {
                 path,
                 interface,
+                name: format!("eth{index}"),
+                way_out: index == 0,
                 alias,
                 bridge,
                 bridge_name,
@@ -288,41 +341,31 @@ fn look(bridge: &str, attachment: &Attachment, alias: &str) -> io::Result<Wired>
 }
 
 /// After a failure that is already known to the caller.
-async fn undo(inner: &Inner, instance: InstanceId) {
-    if let Err(e) = remove_traces(inner, instance).await {
-        tracing::warn!(%instance, "cannot clean up after a failed attach, the next start will: {e}");
+async fn undo(inner: &Inner, member: Member) {
+    if let Err(e) = remove_traces(inner, member).await {
+        tracing::warn!(instance = %member.0, "cannot clean up after a failed attach, the next start will: {e}");
     }
 }
 
-async fn detach_alone(inner: &Inner, instance: InstanceId) -> Result<()> {
-    let network = inner.book().members.get(&instance).map(|m| m.attachment.network);
-    let _turn = match network {
-        Some(network) => Some(inner.network_turns.shared(network).await),
-        None => None,
-    };
-    remove_traces(inner, instance).await
+async fn detach_alone(inner: &Inner, member: Member) -> Result<()> {
+    let _turn = inner.network_turns.shared(member.1).await;
+    remove_traces(inner, member).await
 }
 
-/// Removes whatever there is, known or not.
-async fn remove_traces(inner: &Inner, instance: InstanceId) -> Result<()> {
-    let record = inner.book().members.get(&instance).cloned();
-    if let Some(record) = &record {
-        inner.book().put_member(MemberRecord { phase: Phase::Detaching, ..record.clone() })?;
-        if let Some(services) = lock(&inner.services).get(&record.attachment.network) {
-            services.knowledge.drop_lease(record.attachment.nic.mac.parse()?);
-        }
+/// Removes whatever there is of it.
+async fn remove_traces(inner: &Inner, member: Member) -> Result<()> {
+    let Some(record) = inner.book().members.get(&member).cloned() else { return Ok(()) };
+    inner.book().put_member(MemberRecord { phase: Phase::Detaching, ..record.clone() })?;
+    if let Some(services) = lock(&inner.services).get(&member.1) {
+        services.knowledge.drop_lease(record.attachment.nic.mac.parse()?);
     }
-    let filter = async {
-        match &record {
-            Some(record) => unfilter(inner, record).await,
-            None => Ok(()),
-        }
-    };
-    let neighbour = record.as_ref().map(|r| (inner.host.bridge(r.attachment.network), r.attachment.nic.address));
-    let (filtered, unwired) = tokio::join!(filter, unwire(inner, instance, neighbour));
+    inner.kin.left(member.0, member.1);
+    let (filtered, unwired) = tokio::join!(unfilter(inner, &record), unwire(inner, member.0, Some(&record)));
     filtered.and(unwired)?;
-    inner.ports.release(instance);
-    if record.is_some() { inner.book().drop_member(instance) } else { Ok(()) }
+    if record.attachment.nic.index == 0 {
+        inner.ports.release(member.0);
+    }
+    inner.book().drop_member(member)
 }
 
 async fn unfilter(inner: &Inner, record: &MemberRecord) -> Result<()> {
@@ -330,19 +373,35 @@ async fn unfilter(inner: &Inner, record: &MemberRecord) -> Result<()> {
     let Some(rules) = inner.book().networks.get(&network).map(|n| bridges::rules_of(inner, &n.network)) else {
         return Ok(());
     };
+    if record.attachment.nic.egress.is_some() {
+        return bridges::replace_rules(inner, network, &rules).await;
+    }
     match inner.nft.apply(rules.delete(&bridges::member_rules(record)?)).await {
         Err(e) if e.reason == "ProgramFailed" => bridges::replace_rules(inner, network, &rules).await,
         other => other,
     }
 }
 
-async fn unwire(inner: &Inner, instance: InstanceId, neighbour: Option<(String, std::net::Ipv4Addr)>) -> Result<()> {
-    let (names, alias) = ([inner.host.tap(instance), inner.host.veth(instance)], inner.alias("instance", instance));
-    let (path, known) = (namespace_path(inner, instance), neighbour.is_some());
+/// The most interfaces that an instance may have.
+const MOST: u32 = 16;
+
+/// Removes the links of one attachment, or of all that nobody wrote down; the namespace goes with the last one.
+async fn unwire(inner: &Inner, instance: InstanceId, record: Option<&MemberRecord>) -> Result<()> {
+    let numbers = record.map_or(0..MOST, |r| r.attachment.nic.index..r.attachment.nic.index + 1);
+    let links: Vec<(String, String)> = numbers
+        .flat_map(|index| {
+            let alias = inner.member_alias(instance, index);
+            [inner.host.tap(instance, index), inner.host.veth(instance, index)].map(|name| (name, alias.clone()))
+        })
+        .collect();
+    let neighbour = record.map(|r| (inner.host.bridge(r.attachment.network), r.attachment.nic.address));
+    let (path, known) = (namespace_path(inner, instance), record.is_some());
+    let network = record.map(|r| r.attachment.network);
+    let last = inner.book().of(instance).iter().all(|other| Some(other.attachment.network) == network);
     blocking(&format!("disconnect instance {instance}"), move || {
         let mut batch = Batch::default();
-        for name in &names {
-            let ours = |l: netlink::Link| l.alias.as_ref() == Some(&alias) || (known && l.alias.is_none());
+        for (name, alias) in &links {
+            let ours = |l: netlink::Link| l.alias.as_ref() == Some(alias) || (known && l.alias.is_none());
             if netlink::link(name)?.is_some_and(ours) {
                 batch.delete_link(name);
             }
@@ -355,7 +414,7 @@ async fn unwire(inner: &Inner, instance: InstanceId, neighbour: Option<(String, 
         }
         batch.run_here()?;
         address.map_or(Ok(()), conntrack::forget)?;
-        namespace::release(&path)
+        if last { namespace::release(&path) } else { Ok(()) }
     })
     .await
 }

@@ -15,6 +15,7 @@
 //! | [`rules`], [`nft`], [`beside`], [`conntrack`] | the packet filter: its text, the way to it, other people's tables, its memory |
 //! | [`netlink`], [`namespace`], [`carrier`], [`tap`], [`mac`] | links |
 //! | [`ports`] | who has which port of the host |
+//! | [`shape`] | how fast an interface may be |
 //! | [`services`] | DHCP and DNS |
 //! | [`state`] | what is connected, in memory and in files |
 //! | [`trial`] | what this kernel can do, for the doctor |
@@ -35,6 +36,7 @@ mod nft;
 mod ports;
 mod rules;
 mod services;
+mod shape;
 mod state;
 mod sweep;
 mod tap;
@@ -94,6 +96,8 @@ struct Inner {
     ports: ports::Ports,
     upstream: Arc<Upstream>,
     services: Mutex<BTreeMap<NetworkId, Services>>,
+    /// Who is in several networks, for the names of all of them.
+    kin: Arc<services::kin::Kin>,
     /// The tables that this process has put into the kernel.
     applied: Mutex<BTreeMap<NetworkId, NetworkRules>>,
     network_turns: Turns<NetworkId>,
@@ -119,6 +123,7 @@ impl LinuxNetwork {
             ports: ports::Ports::default(),
             upstream,
             services: Mutex::default(),
+            kin: Arc::default(),
             applied: Mutex::default(),
             network_turns: Turns::default(),
             instance_turns: Turns::default(),
@@ -133,7 +138,8 @@ impl LinuxNetwork {
 
     /// The instances that are attached now: what is in no ledger should be detached.
     pub fn attached(&self) -> Vec<InstanceId> {
-        self.inner.book().members.keys().copied().collect()
+        let all: BTreeSet<InstanceId> = self.inner.book().members.keys().map(|(instance, _)| *instance).collect();
+        all.into_iter().collect()
     }
 
     /// The networks that have a bridge now: what nothing needs should be removed.
@@ -171,6 +177,12 @@ impl Inner {
         format!("{}{kind} {id}", self.alias_prefix())
     }
 
+    /// What is written on the links of an attachment.
+    fn member_alias(&self, instance: InstanceId, index: u32) -> String {
+        let alias = self.alias("instance", instance);
+        if index == 0 { alias } else { format!("{alias} interface {index}") }
+    }
+
     fn alias_prefix(&self) -> String {
         format!("yun {} ", self.host.cloud())
     }
@@ -205,6 +217,10 @@ impl NetworkDriver for LinuxNetwork {
         self.own(|inner| members::recover(inner, attachment)).await
     }
 
+    async fn detach_from(&self, instance: InstanceId, network: NetworkId) -> Result<()> {
+        self.own(move |inner| members::detach_from(inner, (instance, network))).await
+    }
+
     async fn detach(&self, instance: InstanceId) -> Result<()> {
         self.own(move |inner| members::detach(inner, instance)).await
     }
@@ -212,7 +228,7 @@ impl NetworkDriver for LinuxNetwork {
     async fn dial(&self, instance: InstanceId, port: u16) -> Result<TcpStream> {
         let (name, address) = {
             let book = self.inner.book();
-            let member = book.members.get(&instance).ok_or_else(|| {
+            let member = book.of(instance).into_iter().next().ok_or_else(|| {
                 let message = format!("cannot connect to port {port} of instance {instance}: it is not attached to a network here; start it first");
                 DriverError::new(ErrorKind::NotFound, "NotAttached", message)
             })?;

@@ -53,6 +53,10 @@ pub(super) struct Cable {
     /// The bridge that it is a port of.
     pub(super) bridge: u32,
     pub(super) bridge_name: String,
+    /// What it is called inside.
+    pub(super) name: String,
+    /// Whether the way out leads through it.
+    pub(super) way_out: bool,
     pub(super) mac: Mac,
     pub(super) address: Ipv4Addr,
     pub(super) prefix: u8,
@@ -91,20 +95,22 @@ fn wire(cable: &Cable) -> io::Result<()> {
     let mut outside = Batch::default();
     outside
         .delete_link(&cable.interface)
-        .add_cable(&cable.interface, cable.bridge, cable.mtu, cable.mac, here.as_raw_fd())
+        .add_cable(&cable.interface, &cable.name, cable.bridge, cable.mtu, cable.mac, here.as_raw_fd())
         .set_link(&cable.interface, |link| link.alias(&*cable.alias))
         .reflect(&cable.interface)
         .add_neighbour(cable.bridge, cable.address, cable.mac);
     outside.run(&host)?;
-    let eth0 = nix::net::if_::if_nametoindex("eth0")?;
+    let card = nix::net::if_::if_nametoindex(&*cable.name)?;
     let mut inside = Batch::default();
     inside
         .set_link("lo", LinkMessage::up)
-        .add_address(eth0, cable.address, cable.prefix)
-        .set_link("eth0", LinkMessage::up)
-        .add_default_route(cable.gateway);
+        .add_address(card, cable.address, cable.prefix)
+        .set_link(&cable.name, LinkMessage::up);
+    if cable.way_out {
+        inside.add_default_route(cable.gateway);
+    }
     inside.run(&netlink::open()?)?;
-    carrier::settle(&UdpSocket::bind("0.0.0.0:0")?, "eth0")?;
+    carrier::settle(&UdpSocket::bind("0.0.0.0:0")?, &cable.name)?;
     // The port first: the bridge follows it.
     for link in [&cable.interface, &cable.bridge_name] {
         carrier::settle(&question, link)?;

@@ -64,14 +64,22 @@ impl Batch {
     }
 
     /// A cable: `name` here, a port of `bridge` and up; `eth0` with `mac` in the namespace of `inside`.
-    pub(super) fn add_cable(&mut self, name: &str, bridge: u32, mtu: u16, mac: Mac, inside: RawFd) -> &mut Self {
+    pub(super) fn add_cable(
+        &mut self,
+        name: &str,
+        end: &str,
+        bridge: u32,
+        mtu: u16,
+        mac: Mac,
+        inside: RawFd,
+    ) -> &mut Self {
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name("eth0".to_owned())
+            .name(end.to_owned())
             .mtu(mtu.into())
             .address(mac.0.to_vec())
             .setns_by_fd(inside)
             .build();
-        let message = LinkMessageBuilder::<LinkVeth>::new(name, "eth0")
+        let message = LinkMessageBuilder::<LinkVeth>::new(name, end)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .mtu(mtu.into())
             .controller(bridge)

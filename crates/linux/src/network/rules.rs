@@ -17,9 +17,9 @@
 
 use ipnet::Ipv4Net;
 use std::{fmt::Write as _, net::Ipv4Addr};
-use yun_types::{CloudId, NetworkId, PublishedPort};
+use yun_types::{BitRate, CloudId, NetworkId, PublishedPort};
 
-use super::mac::Mac;
+use super::{mac::Mac, shape};
 
 /// A network as its rules see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub(super) struct NetworkRules {
     pub(super) bridge: String,
     pub(super) cidr: Ipv4Net,
     pub(super) gateway: Ipv4Addr,
+    /// Nothing leaves it, and nothing comes in.
+    pub(super) isolated: bool,
 }
 
 /// An instance as the rules of its network see it.
@@ -38,6 +40,8 @@ pub(super) struct MemberRules {
     pub(super) mac: Mac,
     pub(super) address: Ipv4Addr,
     pub(super) publish: Vec<PublishedPort>,
+    /// The most that it may send.
+    pub(super) egress: Option<BitRate>,
 }
 
 /// What the names of this cloud's tables begin with.
@@ -64,6 +68,7 @@ impl NetworkRules {
     pub(super) fn replace(&self, members: &[MemberRules]) -> String {
         let mut text = delete_tables(&self.table);
         text.push_str(&self.tables());
+        text.push_str(&self.limits(members));
         for member in members {
             text.push_str(&self.add(member));
         }
@@ -71,7 +76,17 @@ impl NetworkRules {
     }
 
     fn tables(&self) -> String {
-        let Self { table, bridge, cidr, gateway } = self;
+        let Self { table, bridge, cidr, gateway, isolated } = self;
+        let (out, walls) = if *isolated {
+            (String::new(), "    drop\n".to_owned())
+        } else {
+            (
+                format!("    ip saddr {cidr} ip daddr != {cidr} oifname != \"{bridge}\" masquerade\n"),
+                format!(
+                    "    ct state invalid drop\n    ct state established,related accept\n    ct status dnat accept\n    oifname \"{bridge}\" drop\n    oifname \"yb*\" drop\n"
+                ),
+            )
+        };
         format!(
             r#"table inet {table} {{
   map published_any {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
@@ -95,8 +110,7 @@ impl NetworkRules {
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {cidr} ip daddr != {cidr} oifname != "{bridge}" masquerade
-    oifname "{bridge}" ip saddr 127.0.0.0/8 masquerade
+{out}    oifname "{bridge}" ip saddr 127.0.0.0/8 masquerade
     oifname "{bridge}" ip saddr {cidr} ct status dnat masquerade
   }}
   chain input {{
@@ -112,12 +126,7 @@ impl NetworkRules {
     type filter hook forward priority filter; policy accept;
     iifname != "{bridge}" oifname != "{bridge}" accept
     iifname "{bridge}" oifname "{bridge}" accept
-    ct state invalid drop
-    ct state established,related accept
-    ct status dnat accept
-    oifname "{bridge}" drop
-    oifname "yb*" drop
-  }}
+{walls}  }}
 }}
 table bridge {table} {{
   set ports {{ type ifname; }}
@@ -148,6 +157,27 @@ table bridge {table} {{
 }}
 "#
         )
+    }
+
+    /// Limits what members send; nothing where nobody is limited, so that kernels without such limits need not know them.
+    fn limits(&self, members: &[MemberRules]) -> String {
+        let table = &self.table;
+        let limited: Vec<(&str, BitRate)> =
+            members.iter().filter_map(|member| Some((member.port.as_str(), member.egress?))).collect();
+        if limited.is_empty() {
+            return String::new();
+        }
+        let mut text = format!("add map bridge {table} egress {{ type ifname : limit; }}\n");
+        for (port, rate) in limited {
+            let (bytes, burst) = (rate.bits() / 8, shape::burst(rate));
+            let _ = writeln!(
+                text,
+                "add limit bridge {table} l_{port} {{ rate over {bytes} bytes/second burst {burst} bytes; }}"
+            );
+            let _ = writeln!(text, "add element bridge {table} egress {{ \"{port}\" : \"l_{port}\" }}");
+        }
+        let _ = writeln!(text, "insert rule bridge {table} ingress limit name iifname map @egress drop");
+        text
     }
 
     /// Lets an instance in. Adding it twice changes nothing.
@@ -210,6 +240,7 @@ mod tests {
             bridge: "yb000000a1".to_owned(),
             cidr: "10.77.3.0/24".parse().unwrap(),
             gateway: Ipv4Addr::new(10, 77, 3, 1),
+            isolated: false,
         }
     }
 
@@ -219,6 +250,7 @@ mod tests {
             mac: "02:00:00:00:00:05".parse().unwrap(),
             address: Ipv4Addr::new(10, 77, 3, 5),
             publish: publish.iter().map(|p| p.parse().unwrap()).collect(),
+            egress: None,
         }
     }
 
@@ -226,6 +258,16 @@ mod tests {
     fn a_network_with_one_member() {
         let members = [member(&["8080:80", "127.0.0.1:5353:53/udp"])];
         expect_file!["golden/network.nft"].assert_eq(&network().replace(&members));
+    }
+
+    #[test]
+    fn an_isolated_network_with_a_limited_member() {
+        let network = NetworkRules { isolated: true, ..network() };
+        let members = [MemberRules { egress: Some("10M".parse().unwrap()), ..member(&[]) }];
+        let text = network.replace(&members);
+        assert!(!text.contains("!= \"yb000000a1\" masquerade"), "{text}");
+        assert!(text.contains("oifname \"yb000000a1\" accept\n    drop\n  }"), "{text}");
+        assert!(text.contains("l_yv000000b1 { rate over 1250000 bytes/second burst 64000 bytes; }"), "{text}");
     }
 
     #[test]

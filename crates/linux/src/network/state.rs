@@ -46,8 +46,11 @@ pub(super) struct NetworkRecord {
 pub(super) struct Book {
     folder: PathBuf,
     pub(super) networks: BTreeMap<NetworkId, NetworkRecord>,
-    pub(super) members: BTreeMap<InstanceId, MemberRecord>,
+    pub(super) members: BTreeMap<Member, MemberRecord>,
 }
+
+/// An instance in one of its networks.
+pub(super) type Member = (InstanceId, NetworkId);
 
 impl Book {
     /// Reads what earlier processes of this boot wrote. Older and damaged files are removed: they cannot name anything that exists.
@@ -67,7 +70,7 @@ impl Book {
                 })
             } else {
                 serde_json::from_slice::<MemberRecord>(&bytes).ok().filter(|r| r.boot == boot).map(|r| {
-                    book.members.insert(r.attachment.instance, r);
+                    book.members.insert((r.attachment.instance, r.attachment.network), r);
                 })
             };
             if known.is_none() || !name.ends_with(".json") {
@@ -92,8 +95,9 @@ impl Book {
 
     /// Keeps an attachment.
     pub(super) fn put_member(&mut self, record: MemberRecord) -> Result<()> {
-        self.write(&member_file(record.attachment.instance), &record)?;
-        self.members.insert(record.attachment.instance, record);
+        let member = (record.attachment.instance, record.attachment.network);
+        self.write(&member_file(member), &record)?;
+        self.members.insert(member, record);
         Ok(())
     }
 
@@ -104,9 +108,19 @@ impl Book {
     }
 
     /// Forgets an attachment of which nothing is left.
-    pub(super) fn drop_member(&mut self, id: InstanceId) -> Result<()> {
-        self.members.remove(&id);
-        self.erase(&member_file(id))
+    pub(super) fn drop_member(&mut self, member: Member) -> Result<()> {
+        self.members.remove(&member);
+        // As it was called when an instance was in one network only.
+        self.erase(&format!("i-{}.json", member.0))?;
+        self.erase(&member_file(member))
+    }
+
+    /// The attachments of an instance, the first one first.
+    pub(super) fn of(&self, id: InstanceId) -> Vec<&MemberRecord> {
+        let all = self.members.range((id, NetworkId(uuid::Uuid::nil()))..).take_while(|((of, _), _)| *of == id);
+        let mut all: Vec<&MemberRecord> = all.map(|(_, record)| record).collect();
+        all.sort_by_key(|record| record.attachment.nic.index);
+        all
     }
 
     /// The attachments of a network that are not on their way out.
@@ -116,7 +130,7 @@ impl Book {
 
     /// What people call an instance: its name in DNS, else its id.
     pub(super) fn name_of(&self, id: InstanceId) -> String {
-        let record = self.members.get(&id).and_then(|member| {
+        let record = self.of(id).into_iter().find_map(|member| {
             let network = self.networks.get(&member.attachment.network)?;
             network.network.records.iter().find(|r| r.address == member.attachment.nic.address)
         });
@@ -159,6 +173,6 @@ fn network_file(id: NetworkId) -> String {
     format!("n-{id}.json")
 }
 
-fn member_file(id: InstanceId) -> String {
-    format!("i-{id}.json")
+fn member_file((instance, network): Member) -> String {
+    format!("i-{instance}-{}.json", network.short())
 }

@@ -53,6 +53,7 @@ pub(super) async fn can_filter(nft: &Nft, cloud: CloudId) -> Result<()> {
         bridge: "ybsample".to_owned(),
         cidr: ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(192, 0, 2, 0), 24),
         gateway: std::net::Ipv4Addr::new(192, 0, 2, 1),
+        isolated: false,
     };
     nft.check(&sample.replace(&[])).await.map_err(|e| {
         if e.reason == "ProgramMissing" {
@@ -67,11 +68,16 @@ pub(super) async fn can_filter(nft: &Nft, cloud: CloudId) -> Result<()> {
 
 /// Removes what was left behind.
 async fn sweep(inner: &Inner) -> Result<()> {
-    let incomplete: Vec<_> =
-        inner.book().members.values().filter(|m| m.phase != Phase::Attached).map(|m| m.attachment.instance).collect();
-    for instance in incomplete {
-        tracing::info!(%instance, "removing an attachment that was left half done");
-        members::detach_incomplete(inner, instance).await?;
+    let incomplete: Vec<_> = inner
+        .book()
+        .members
+        .values()
+        .filter(|m| m.phase != Phase::Attached)
+        .map(|m| (m.attachment.instance, m.attachment.network))
+        .collect();
+    for member in incomplete {
+        tracing::info!(instance = %member.0, "removing an attachment that was left half done");
+        members::detach_incomplete(inner, member).await?;
     }
     sweep_links(inner).await?;
     sweep_namespaces(inner).await?;
@@ -83,7 +89,8 @@ async fn sweep_links(inner: &Inner) -> Result<()> {
     let known: BTreeSet<String> = {
         let book = inner.book();
         let networks = book.networks.keys().map(|id| inner.alias("network", id));
-        networks.chain(book.members.keys().map(|id| inner.alias("instance", id))).collect()
+        let members = book.members.values().map(|m| inner.member_alias(m.attachment.instance, m.attachment.nic.index));
+        networks.chain(members).collect()
     };
     blocking("remove links that were left behind", move || {
         let mut batch = Batch::default();
@@ -100,7 +107,7 @@ async fn sweep_links(inner: &Inner) -> Result<()> {
 
 async fn sweep_namespaces(inner: &Inner) -> Result<()> {
     let folder = inner.host.run().join("netns");
-    let known: BTreeSet<String> = inner.book().members.keys().map(ToString::to_string).collect();
+    let known: BTreeSet<String> = inner.book().members.keys().map(|(instance, _)| instance.to_string()).collect();
     blocking("remove namespaces that were left behind", move || {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             if !known.contains(&*entry.file_name().to_string_lossy()) {
@@ -127,7 +134,8 @@ async fn sweep_tables(inner: &Inner) -> Result<()> {
 pub(super) async fn remove_all(inner: Arc<Inner>) -> Result<()> {
     let (instances, networks): (Vec<_>, Vec<_>) = {
         let book = inner.book();
-        (book.members.keys().copied().collect(), book.networks.keys().copied().collect())
+        let instances: BTreeSet<_> = book.members.keys().map(|(instance, _)| *instance).collect();
+        (instances.into_iter().collect(), book.networks.keys().copied().collect())
     };
     // As much as possible goes, even if something resists; the first trouble is told.
     // Side by side: the kernel takes its time for each link, but it takes it for many at once.

@@ -20,6 +20,7 @@ pub(crate) fn links() -> io::Result<()> {
     let mut batch = Batch::default();
     batch.add_cable(
         "yvtrial",
+        "eth0",
         bridge,
         1500,
         super::mac::Mac([2, 0, 0, 0, 0, 1]),

@@ -20,7 +20,17 @@ const LEAST: usize = 1 << 20;
 const VENDOR: &str = "#cloud-config\ndisable_root: false\nssh_pwauth: false\n";
 
 /// Builds the volume.
+#[cfg(test)]
 pub(super) fn volume(instance: &DesiredInstance, network: Option<&Attachment>) -> Result<Vec<u8>> {
+    volume_with(instance, network, &[])
+}
+
+/// The volume of a VM with more interfaces than the first.
+pub(super) fn volume_with(
+    instance: &DesiredInstance,
+    network: Option<&Attachment>,
+    more: &[Attachment],
+) -> Result<Vec<u8>> {
     for (position, key) in instance.spec.vm.ssh_keys.iter().enumerate() {
         check_key(&format!("SSH key {} of VM {}", position + 1, instance.name), key)?;
     }
@@ -30,7 +40,9 @@ pub(super) fn volume(instance: &DesiredInstance, network: Option<&Attachment>) -
         ("vendor-data", VENDOR.to_owned()),
     ];
     if let Some(network) = network {
-        files.push(("network-config", network_config(network, &format!("{}.yun", instance.project))));
+        let mut config = network_config(network, &format!("{}.yun", instance.project));
+        more.iter().for_each(|attachment| config.push_str(&another(attachment)));
+        files.push(("network-config", config));
     }
     write_volume(&files).map_err(|e| DriverError::io(format!("build the cloud-init volume of VM {}", instance.name), e))
 }
@@ -134,6 +146,23 @@ ethernets:
     )
 }
 
+/// An interface after the first: an address, and no way out.
+fn another(network: &Attachment) -> String {
+    let Attachment { nic, cidr, mtu, .. } = network;
+    let (mac, index, address, prefix) = (nic.mac.to_ascii_lowercase(), nic.index, nic.address, cidr.prefix_len());
+    format!(
+        "  eth{index}:
+    match:
+      macaddress: \"{mac}\"
+    set-name: eth{index}
+    dhcp4: false
+    addresses:
+      - {address}/{prefix}
+    mtu: {mtu}
+"
+    )
+}
+
 /// Refuses what is certainly no public key, and above all private ones. Kinds that are not known yet are left to the guest.
 fn check_key(what: &str, key: &str) -> Result<()> {
     let right = "give the one line of a .pub file, as in ssh-ed25519 AAAA… you@host";
@@ -164,6 +193,8 @@ pub(super) mod tests {
         let spec = serde_json::json!({"image": "small", "vm": {"ssh_keys": keys, "user_data": user_data}});
         let digest: Digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
         DesiredInstance {
+            more_nics: vec![],
+            volumes: vec![],
             id: InstanceId(uuid::Uuid::from_u128(7)),
             name: "web".parse().unwrap(),
             project: "default".parse().unwrap(),
@@ -181,7 +212,7 @@ pub(super) mod tests {
 
     fn nic() -> Nic {
         let network = NetworkId(uuid::Uuid::from_u128(9));
-        Nic { network, address: "10.77.3.5".parse().unwrap(), mac: "02:AA:00:00:00:05".into(), publish: vec![] }
+        Nic::new(network, "10.77.3.5".parse().unwrap(), "02:AA:00:00:00:05")
     }
 
     /// A connection as tests want it.

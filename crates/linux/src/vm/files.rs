@@ -4,6 +4,7 @@
 //! instances/ID/  disk.qcow2    its disk: a layer over the image, never replaced once it is there
 //!                cidata.img    what cloud-init reads
 //!                plan.json     what a start needs, written by `prepare`
+//!                fittings.json what is plugged in beside the disk and the first interface
 //!                run.json      the last run: who it is, and how it ended
 //!                events.json   QEMU's own journal of the last run
 //!                qemu.log      what QEMU printed in the last run
@@ -19,7 +20,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
-use yun_drivers::{DriverError, ErrorKind, Result};
+use yun_drivers::{DriverError, ErrorKind, Fittings, Result};
 use yun_types::{Accel, Cpu, Exit, Generation, InstanceId, Name, NetworkId, Timestamp};
 
 /// Where the parts of one VM are.
@@ -175,6 +176,16 @@ impl Files {
     /// Keeps what `prepare` decided.
     pub(super) fn write_plan(&self, plan: &Plan) -> Result<()> {
         write_json(&self.dir.join("plan.json"), plan)
+    }
+
+    /// What is plugged in beside the disk and the first interface.
+    pub(super) fn fittings(&self) -> Fittings {
+        read_json(&self.dir.join("fittings.json")).unwrap_or_default()
+    }
+
+    /// Keeps what is plugged in.
+    pub(super) fn write_fittings(&self, fittings: &Fittings) -> Result<()> {
+        write_json(&self.dir.join("fittings.json"), fittings)
     }
 
     /// The last run. A record that cannot be read is one that a crash of the host cut short: nothing runs since then.

@@ -5,6 +5,7 @@ use super::{
     engine::{Version, missing, start_failure},
     files::{Files, Plan},
     journal::HELLO,
+    plug,
     process::Process,
 };
 use nix::{
@@ -57,8 +58,6 @@ const TRANSLATION_MIB: u32 = 256;
 /// qboot, which comes with QEMU: a guest whose kernel QEMU loads needs nothing of a BIOS that looks for disks and shows menus. Emulated, that
 /// saves a quarter of a second of each boot; the slots for later devices work the same, since the kernel sets up what this firmware leaves.
 const SHORT_FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
-/// Empty slots of the PCI Express bus, for disks and interfaces that come later.
-const SPARE_SLOTS: u8 = 4;
 
 /// QEMU's arguments.
 pub(super) fn arguments(plan: &Plan, files: &Files, on: Circumstances) -> Vec<String> {
@@ -76,18 +75,20 @@ pub(super) fn arguments(plan: &Plan, files: &Files, on: Circumstances) -> Vec<St
     channels(&mut args, files, on);
     disks(&mut args, plan, files, on);
     network(&mut args, plan, on);
-    for slot in 0..SPARE_SLOTS {
+    let fittings = files.fittings();
+    for slot in 0..plug::slots(&fittings) {
         args.add("-device", format!("pcie-root-port,id=slot{slot},chassis={},bus=pcie.0", slot + 1));
     }
+    plug::arguments(&mut args, &fittings, on);
     boot(&mut args, plan, on);
     args.0
 }
 
 #[derive(Debug)]
-struct Arguments(Vec<String>);
+pub(super) struct Arguments(pub(super) Vec<String>);
 
 impl Arguments {
-    fn add(&mut self, option: &str, value: impl Into<String>) {
+    pub(super) fn add(&mut self, option: &str, value: impl Into<String>) {
         self.0.extend([option.to_owned(), value.into()]);
     }
     fn flag(&mut self, option: &str) {
@@ -259,6 +260,7 @@ pub(super) fn check(plan: &Plan, files: &Files) -> Result<()> {
             return Err(DriverError::unavailable("TapMissing", message));
         }
     }
+    plug::check(name.as_str(), &files.fittings())?;
     let direct = plan.kernel.iter().flat_map(|boot| std::iter::once(&boot.kernel).chain(&boot.initrd));
     for path in direct.chain(&plan.base).chain(&[files.disk(), files.cidata()]) {
         if let Err(e) = std::fs::File::open(path) {

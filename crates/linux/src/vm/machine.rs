@@ -164,7 +164,7 @@ impl Machine {
         self.command(command, Value::Null).await.map(drop).map_err(|e| self.failed(verb, e))
     }
 
-    fn failed(&self, verb: &str, error: QmpError) -> DriverError {
+    pub(super) fn failed(&self, verb: &str, error: QmpError) -> DriverError {
         let kind = if matches!(error, QmpError::Timeout { .. }) { ErrorKind::Timeout } else { ErrorKind::Internal };
         let message = format!("cannot {verb} VM {}: {error}; see {}", self.name(), self.files.words().display());
         DriverError::new(kind, "QemuFailed", message).with(error)

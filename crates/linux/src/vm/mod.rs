@@ -16,6 +16,7 @@ mod journal;
 mod launch;
 mod log;
 mod machine;
+mod plug;
 mod process;
 mod qmp;
 mod share;
@@ -43,7 +44,7 @@ use std::{
 };
 use tokio::sync::{OnceCell, mpsc};
 use yun_drivers::{
-    Attachment, DriverError, ErrorKind, InstanceDriver, InstanceHandle, LocalImage, Observed, Port, Result,
+    Attachment, DriverError, ErrorKind, Fittings, InstanceDriver, InstanceHandle, LocalImage, Observed, Port, Result,
 };
 use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
 use yun_types::{Arch, DesiredInstance, DriverFacts, Exit, InstanceId, InstanceKind, VmBoot};
@@ -198,7 +199,7 @@ fn connection_of(instance: &DesiredInstance, attachment: &Attachment) -> Result<
 
 /// Writes the cloud-init volume if it differs from the one that is there. A running guest keeps the one it started with.
 fn write_cidata(files: &Files, instance: &DesiredInstance, network: Option<&Attachment>) -> Result<()> {
-    let (path, volume) = (files.cidata(), cidata::volume(instance, network)?);
+    let (path, volume) = (files.cidata(), cidata::volume_with(instance, network, &files.fittings().interfaces)?);
     if std::fs::read(&path).is_ok_and(|there| there == volume) {
         return Ok(());
     }
@@ -247,6 +248,12 @@ impl InstanceDriver for VmDriver {
         Ok(self.handle(&plan, machine.current().as_ref()))
     }
 
+    async fn fit(&self, id: InstanceId, fittings: &Fittings) -> Result<()> {
+        let machine = self.machine(id);
+        let _turn = machine.change.lock().await;
+        plug::fit(&machine, fittings).await
+    }
+
     async fn start(&self, handle: &InstanceHandle) -> Result<InstanceHandle> {
         let machine = self.machine(handle.id);
         let _turn = machine.change.lock().await;
@@ -266,6 +273,7 @@ impl InstanceDriver for VmDriver {
         launch::check(&plan, &machine.files)?;
         let on = Circumstances::of(verdict.accel, *qemu, &machine.files);
         let run = machine.start(&self.host, self.program(), &plan, on).await?;
+        plug::limit_all(&machine).await?;
         Ok(self.handle(&plan, Some(&run)))
     }
 

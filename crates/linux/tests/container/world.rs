@@ -226,6 +226,8 @@ impl Drop for World {
 pub fn order(id: InstanceId, script: &str) -> DesiredInstance {
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     DesiredInstance {
+        more_nics: vec![],
+        volumes: vec![],
         id,
         name: "web".parse().unwrap(),
         project: "shop".parse().unwrap(),
@@ -233,6 +235,8 @@ pub fn order(id: InstanceId, script: &str) -> DesiredInstance {
         generation: Generation(1),
         fence: 1,
         spec: InstanceSpec {
+            networks: vec![],
+            volumes: vec![],
             kind: Some(InstanceKind::Container),
             image: "busybox".into(),
             size: "cpu:1,memory:64M,disk:1G".parse().unwrap(),
@@ -255,6 +259,9 @@ pub fn order(id: InstanceId, script: &str) -> DesiredInstance {
             address: Ipv4Addr::new(10, 77, 3, 9),
             mac: "02:00:00:00:00:09".into(),
             publish: vec![],
+            index: 0,
+            egress: None,
+            ingress: None,
         },
         deleting: false,
         restarts: 0,

@@ -101,7 +101,7 @@ pub(crate) fn network(n: u8, names: &[(&str, u8)]) -> DesiredNetwork {
     DesiredNetwork {
         id: network_id(n),
         project: format!("p{n}").parse().unwrap(),
-        spec: NetworkSpec { cidr: format!("10.200.{n}.0/24").parse().unwrap(), mtu: 1500 },
+        spec: NetworkSpec::new(format!("10.200.{n}.0/24").parse().unwrap()),
         records: names.iter().map(record).collect(),
     }
 }
@@ -124,6 +124,9 @@ pub(crate) fn nic(n: u8, last: u8, publish: &[&str]) -> Nic {
         address: address(n, last),
         mac: format!("02:00:00:00:{n:02x}:{last:02x}"),
         publish: publish.iter().map(|p| p.parse().unwrap()).collect(),
+        index: 0,
+        egress: None,
+        ingress: None,
     }
 }
 

@@ -8,6 +8,8 @@ use yun_types::{Name, PublishedPort, RestartPolicy, Role, Size};
 use super::{
     complete,
     container::args::{CommitArgs, CopyArgs, HealthArgs, IsolationArgs},
+    network::NetworkCommand,
+    volume::{PlugArgs, VolumeCommand},
 };
 
 const STYLES: styling::Styles = styling::Styles::styled()
@@ -81,7 +83,7 @@ pub(crate) enum Command {
     Server(UpArgs),
     /// Create and start an instance
     #[command(
-        after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch debian-vm box --user-data cloud.yaml --detach"
+        after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch web app --volume data:/var/lib/data --network default --network back\n  yun launch debian-vm box --user-data cloud.yaml --detach"
     )]
     Launch(Box<LaunchArgs>),
     /// List instances
@@ -173,6 +175,9 @@ pub(crate) enum Command {
     /// Networks
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Volumes: data that outlives instances
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Projects: the tenants
     #[command(subcommand)]
     Project(ProjectCommand),
@@ -264,6 +269,8 @@ pub(crate) struct LaunchArgs {
     /// Seconds to wait at most
     #[arg(long, default_value = "300", value_name = "SECONDS")]
     pub(crate) wait: u64,
+    #[command(flatten)]
+    pub(crate) plug: PlugArgs,
     #[command(flatten)]
     pub(crate) vm: VmArgs,
     #[command(flatten)]
@@ -526,18 +533,6 @@ pub(crate) enum NodeCommand {
         /// Its name or id
         #[arg(add = ArgValueCompleter::new(complete::nodes))]
         node: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NetworkCommand {
-    /// List networks
-    Ls,
-    /// Show a network in full
-    Show {
-        /// Its name or id
-        #[arg(default_value = "default")]
-        network: String,
     },
 }
 

@@ -72,3 +72,21 @@ pub(crate) fn projects(current: &OsStr) -> Vec<CompletionCandidate> {
         Some(page.items.into_iter().map(|i| i.metadata.name.to_string()).collect())
     })
 }
+
+/// Names of the project's networks.
+pub(crate) fn networks(current: &OsStr) -> Vec<CompletionCandidate> {
+    names(current, async |cloud| {
+        let page =
+            cloud.client.network_list().project(cloud.project.clone()).limit(1000).send().await.ok()?.into_inner();
+        Some(page.items.into_iter().map(|i| i.metadata.name.to_string()).collect())
+    })
+}
+
+/// Names of the project's volumes.
+pub(crate) fn volumes(current: &OsStr) -> Vec<CompletionCandidate> {
+    names(current, async |cloud| {
+        let page =
+            cloud.client.volume_list().project(cloud.project.clone()).limit(1000).send().await.ok()?.into_inner();
+        Some(page.items.into_iter().map(|i| i.metadata.name.to_string()).collect())
+    })
+}

@@ -38,6 +38,8 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
         name: name.clone(),
         labels: words::labels(&args.label)?,
         spec: InstanceSpec {
+            networks: args.plug.networks()?,
+            volumes: args.plug.volume,
             size: args.size.unwrap_or_default(),
             restart: args.restart.unwrap_or_default(),
             publish: args.publish,

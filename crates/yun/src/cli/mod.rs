@@ -14,12 +14,14 @@ mod image;
 mod instance;
 mod keys;
 mod launch;
+mod network;
 pub(crate) mod output;
 mod session;
 mod settings;
 pub(crate) mod simulate;
 mod terminal;
 mod view;
+mod volume;
 mod words;
 
 use anyhow::Result;
@@ -83,7 +85,8 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Tasks => events::tasks(cloud).await,
         Command::Image(command) => image::run(cloud, command).await,
         Command::Node(command) => settings::node(cloud, command).await,
-        Command::Network(command) => settings::network(cloud, command).await,
+        Command::Network(command) => network::run(cloud, command).await,
+        Command::Volume(command) => volume::run(cloud, command).await,
         Command::Project(command) => settings::project(cloud, command).await,
         Command::Token(command) => settings::token(cloud, command).await,
         Command::Operation(command) => settings::operation(cloud, command).await,

@@ -8,10 +8,7 @@ use yun_types::{Name, NameOrId, NodeSpec, ProjectSpec, Quota, TokenSpec};
 use super::{
     Code,
     apply::{self, manifest::Kind},
-    args::{
-        ConfigCommand, Format, Global, NetworkCommand, NodeCommand, OperationCommand, ProjectCommand, Shell,
-        TokenCommand,
-    },
+    args::{ConfigCommand, Format, Global, NodeCommand, OperationCommand, ProjectCommand, Shell, TokenCommand},
     connect::{Cloud, Explained},
     context::{Contexts, file},
     follow::follow,
@@ -56,24 +53,6 @@ async fn cordon(cloud: &Cloud, word: &str, cordoned: bool) -> Result<()> {
         node.metadata.name,
         if cordoned { "cordoned: nothing new is placed there" } else { "open again" }
     ))
-}
-
-/// Networks.
-pub(crate) async fn network(cloud: &Cloud, command: NetworkCommand) -> Result<Code> {
-    match command {
-        NetworkCommand::Ls => {
-            let page =
-                cloud.client.network_list().project(cloud.project.clone()).limit(1000).send().await.explained()?;
-            output::list(&page.items, cloud.output, "no networks")?;
-        }
-        NetworkCommand::Show { network } => {
-            let name: NameOrId = network.parse()?;
-            let network =
-                cloud.client.network_get().project(cloud.project.clone()).network(name).send().await.explained()?;
-            output::object(&network, cloud.output, network.metadata.name.as_str())?;
-        }
-    }
-    Ok(0)
 }
 
 /// Projects.

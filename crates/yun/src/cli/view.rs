@@ -2,7 +2,9 @@
 
 use super::output::{Listed, age, state_and_reason};
 use yun_api::cloud::BackgroundTask;
-use yun_types::{AuditRecord, Image, Instance, InstanceState, Network, Node, Operation, Project, Timestamp, Token};
+use yun_types::{
+    AuditRecord, Image, Instance, InstanceState, Network, Node, Operation, Project, Timestamp, Token, Volume,
+};
 
 fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
@@ -124,6 +126,31 @@ impl Listed for Network {
             self.spec.gateway().to_string(),
             format!("{}/{}", self.status.addresses_used, self.status.addresses_total),
             self.spec.mtu.to_string(),
+            self.metadata.id.to_string(),
+        ]
+    }
+    fn name(&self) -> String {
+        self.metadata.name.to_string()
+    }
+}
+
+impl Listed for Volume {
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "KIND", "STATE", "SIZE", "USED BY", "AGE", "PROJECT", "TAKES", "KEPT TO SIZE", "NODE", "ID"];
+    const NARROW: usize = 6;
+    fn cells(&self, now: Timestamp) -> Vec<String> {
+        let users: Vec<&str> = self.status.users.iter().map(|user| user.instance.as_str()).collect();
+        vec![
+            self.name(),
+            self.spec.kind.to_string(),
+            self.status.state.to_string(),
+            self.spec.size.human(),
+            if users.is_empty() { "-".into() } else { users.join(",") },
+            age(self.metadata.created, now),
+            or_dash(self.metadata.project.as_ref()),
+            self.status.used.map_or_else(|| "-".into(), |used| used.human()),
+            if self.status.enforced { "yes".into() } else { "no".into() },
+            or_dash(self.status.node_name.as_ref()),
             self.metadata.id.to_string(),
         ]
     }

@@ -27,6 +27,7 @@ use yun_linux::{
     image::LinuxImages,
     network::LinuxNetwork,
     vm::{AccelChoice, VmDriver, VmDriverOptions},
+    volume::LinuxVolumes,
 };
 use yun_store::{Options, SqliteStore, Store, StoreError};
 use yun_types::{NodeFacts, NodeUsage};
@@ -139,6 +140,7 @@ fn drivers(config: &Config, host: &Host) -> Result<Drivers> {
         container: Arc::new(ContainerDriver::new(host.clone(), Default::default())?),
         image: Arc::new(LinuxImages::new(host, Default::default())),
         network: Arc::new(LinuxNetwork::new(host.clone(), Default::default())?),
+        volume: Arc::new(LinuxVolumes::new(host.clone())),
     })
 }
 

@@ -84,7 +84,10 @@ fn answer(knowledge: &Knowledge, packet: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
     }
     let mac = Mac(request.chaddr().try_into().ok()?);
     let address = knowledge.lease(mac)?;
-    let (reply, to) = decide(&knowledge.network, &knowledge.names(), &request, address)?;
+    let (mut reply, to) = decide(&knowledge.network, &knowledge.names(), &request, address)?;
+    if knowledge.network.isolated || knowledge.is_second(mac) {
+        reply.opts_mut().remove(OptionCode::Router);
+    }
     let mut bytes = Vec::with_capacity(512);
     reply.encode(&mut Encoder::new(&mut bytes)).ok()?;
     // Some old clients refuse packets below the least size of BOOTP (RFC 1542, 2.1).
@@ -190,6 +193,7 @@ mod tests {
             gateway: GATEWAY,
             mtu: 1450,
             domain: "default.yun".to_owned(),
+            isolated: false,
         };
         let knowledge = Knowledge::new(network);
         knowledge.set_lease(MAC, ADDRESS);

@@ -85,9 +85,12 @@ pub(super) async fn serve_udp(knowledge: Arc<Knowledge>, upstream: Arc<Upstream>
             },
         };
         let question = &buffer[..length];
-        match answer(&knowledge, question, Transport::Udp) {
+        match answer(&knowledge, question, Transport::Udp, client(from)) {
             Answer::None => {}
             Answer::Here(bytes) => send(&socket, &bytes, from).await,
+            Answer::Elsewhere if knowledge.network.isolated => {
+                send(&socket, &failure(question, ResponseCode::Refused), from).await;
+            }
             Answer::Elsewhere if open.len() >= MOST_QUESTIONS => {
                 send(&socket, &failure(question, ResponseCode::ServFail), from).await;
             }
@@ -116,10 +119,10 @@ pub(super) async fn serve_tcp(knowledge: Arc<Knowledge>, upstream: Arc<Upstream>
         tokio::select! {
             Some(_) = open.join_next() => {}
             accepted = listener.accept(), if open.len() < MOST_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
                     let (knowledge, upstream) = (knowledge.clone(), upstream.clone());
                     // A client that breaks off is its own affair.
-                    open.spawn(async move { drop(converse(&knowledge, &upstream, stream).await) });
+                    open.spawn(async move { drop(converse(&knowledge, &upstream, stream, client(from)).await) });
                 }
                 Err(e) => {
                     tracing::warn!("cannot accept a DNS connection: {e}");
@@ -130,13 +133,23 @@ pub(super) async fn serve_tcp(knowledge: Arc<Knowledge>, upstream: Arc<Upstream>
     }
 }
 
-async fn converse(knowledge: &Knowledge, upstream: &Upstream, mut stream: TcpStream) -> io::Result<()> {
+fn client(from: SocketAddr) -> Option<Ipv4Addr> {
+    if let SocketAddr::V4(from) = from { Some(*from.ip()) } else { None }
+}
+
+async fn converse(
+    knowledge: &Knowledge,
+    upstream: &Upstream,
+    mut stream: TcpStream,
+    from: Option<Ipv4Addr>,
+) -> io::Result<()> {
     loop {
         let mut question = vec![0; usize::from(timeout(SILENCE, stream.read_u16()).await??)];
         timeout(SILENCE, stream.read_exact(&mut question)).await??;
-        let reply = match answer(knowledge, &question, Transport::Tcp) {
+        let reply = match answer(knowledge, &question, Transport::Tcp, from) {
             Answer::None => return Ok(()),
             Answer::Here(bytes) => bytes,
+            Answer::Elsewhere if knowledge.network.isolated => failure(&question, ResponseCode::Refused),
             Answer::Elsewhere => {
                 let answer = upstream.ask(&question, Transport::Tcp, knowledge.network.gateway).await;
                 answer.unwrap_or_else(|| failure(&question, ResponseCode::ServFail))
@@ -158,8 +171,8 @@ enum Answer {
     Elsewhere,
 }
 
-/// Never panics, whatever the bytes.
-fn answer(knowledge: &Knowledge, bytes: &[u8], transport: Transport) -> Answer {
+/// Never panics, whatever the bytes. `from` is who asks: they are told the names of all networks that they are in.
+fn answer(knowledge: &Knowledge, bytes: &[u8], transport: Transport, from: Option<Ipv4Addr>) -> Answer {
     let Ok(header) = Header::read(&mut BinDecoder::new(bytes)) else { return Answer::None };
     if header.message_type != MessageType::Query {
         return Answer::None;
@@ -169,7 +182,16 @@ fn answer(knowledge: &Knowledge, bytes: &[u8], transport: Transport) -> Answer {
     }
     let Ok(request) = Message::from_vec(bytes) else { return Answer::Here(failure(bytes, ResponseCode::FormErr)) };
     let [query] = &request.queries[..] else { return Answer::Here(failure(bytes, ResponseCode::FormErr)) };
-    let Some(found) = look_up(&knowledge.network, &knowledge.names(), query) else { return Answer::Elsewhere };
+    let found = match look_up(&knowledge.network, &knowledge.names(), query) {
+        None | Some(Found::NoSuchName) if query.query_class == DNSClass::IN => {
+            let name = query.name.to_ascii().trim_end_matches('.').to_ascii_lowercase();
+            let full = if name.contains('.') { name.clone() } else { format!("{name}.{}", knowledge.network.domain) };
+            let near = from.and_then(|from| knowledge.kin.addresses(from, &full)).map(Found::Addresses);
+            near.or_else(|| look_up(&knowledge.network, &knowledge.names(), query))
+        }
+        found => found,
+    };
+    let Some(found) = found else { return Answer::Elsewhere };
     let reply = compose(&knowledge.network, &request, query, found);
     let room = match transport {
         Transport::Tcp => u16::MAX,
@@ -284,6 +306,7 @@ mod tests {
             gateway: Ipv4Addr::new(10, 77, 3, 1),
             mtu: 1500,
             domain: "default.yun".to_owned(),
+            isolated: false,
         });
         let record = |name: &str, last| DnsRecord { name: name.to_owned(), address: Ipv4Addr::new(10, 77, 3, last) };
         knowledge.set_names(Names::new(&[record("web.default.yun", 5), record("db.default.yun", 6)]));
@@ -298,7 +321,7 @@ mod tests {
     }
 
     fn ask(name: &str, kind: RecordType) -> Option<Message> {
-        match answer(&knowledge(), &question(name, kind), Transport::Udp) {
+        match answer(&knowledge(), &question(name, kind), Transport::Udp, None) {
             Answer::Here(bytes) => Some(Message::from_vec(&bytes).unwrap()),
             _ => None,
         }
@@ -347,7 +370,7 @@ mod tests {
     fn everything_else_is_for_others() {
         for name in ["example.org.", "yunnan.cn.", "intranet.", "."] {
             assert_eq!(
-                answer(&knowledge(), &question(name, RecordType::A), Transport::Udp),
+                answer(&knowledge(), &question(name, RecordType::A), Transport::Udp, None),
                 Answer::Elsewhere,
                 "{name}"
             );
@@ -358,9 +381,9 @@ mod tests {
     fn answers_are_not_answered_and_odd_requests_are_refused() {
         let mut reply = Message::response(1, OpCode::Query);
         reply.add_query(Query::query(Name::root(), RecordType::A));
-        assert_eq!(answer(&knowledge(), &reply.to_vec().unwrap(), Transport::Udp), Answer::None);
+        assert_eq!(answer(&knowledge(), &reply.to_vec().unwrap(), Transport::Udp, None), Answer::None);
         let update = Message::new(7, MessageType::Query, OpCode::Update).to_vec().unwrap();
-        let Answer::Here(bytes) = answer(&knowledge(), &update, Transport::Udp) else { panic!("no answer") };
+        let Answer::Here(bytes) = answer(&knowledge(), &update, Transport::Udp, None) else { panic!("no answer") };
         let reply = Message::from_vec(&bytes).unwrap();
         assert_eq!((reply.metadata.id, reply.metadata.response_code), (7, ResponseCode::NotImp));
     }
@@ -394,7 +417,8 @@ mod tests {
             .map(|i| DnsRecord { name: "many.default.yun".to_owned(), address: Ipv4Addr::new(10, 77, 3, i) })
             .collect();
         knowledge.set_names(Names::new(&many));
-        let read = |transport| match answer(&knowledge, &question("many.default.yun.", RecordType::A), transport) {
+        let read = |transport| match answer(&knowledge, &question("many.default.yun.", RecordType::A), transport, None)
+        {
             Answer::Here(bytes) => Message::from_vec(&bytes).unwrap(),
             other => panic!("{other:?}"),
         };
@@ -405,16 +429,16 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            answer(&knowledge(), &bytes, Transport::Udp);
+            answer(&knowledge(), &bytes, Transport::Udp, None);
             failure(&bytes, ResponseCode::ServFail);
         }
         #[test]
         fn no_damaged_question_panics(at in 0usize..40, byte in any::<u8>(), cut in 0usize..40) {
             let mut bytes = question("web.default.yun.", RecordType::A);
             if let Some(b) = bytes.get_mut(at) { *b = byte; }
-            answer(&knowledge(), &bytes, Transport::Udp);
+            answer(&knowledge(), &bytes, Transport::Udp, None);
             bytes.truncate(cut);
-            answer(&knowledge(), &bytes, Transport::Tcp);
+            answer(&knowledge(), &bytes, Transport::Tcp, None);
             failure(&bytes, ResponseCode::FormErr);
         }
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod dhcp;
 pub(super) mod dns;
+pub(super) mod kin;
 pub(super) mod upstream;
 
 use std::{
@@ -27,6 +28,9 @@ pub(super) struct Knowledge {
     pub(super) network: Network,
     names: RwLock<Names>,
     leases: RwLock<BTreeMap<Mac, Ipv4Addr>>,
+    /// Cards that are not their instance's first: the way out is elsewhere.
+    second: RwLock<BTreeSet<Mac>>,
+    kin: Arc<kin::Kin>,
 }
 
 /// What does not change while a network's services run.
@@ -38,6 +42,8 @@ pub(super) struct Network {
     pub(super) mtu: u16,
     /// The search domain: `default.yun`.
     pub(super) domain: String,
+    /// Nothing leaves it, not even a question.
+    pub(super) isolated: bool,
 }
 
 impl Network {
@@ -50,6 +56,7 @@ impl Network {
             gateway: spec.gateway(),
             mtu: spec.mtu,
             domain: format!("{}.yun", network.project),
+            isolated: spec.isolated,
         }
     }
 }
@@ -92,7 +99,27 @@ impl Names {
 impl Knowledge {
     /// Nothing known but the network.
     pub(super) fn new(network: Network) -> Self {
-        Self { network, names: RwLock::default(), leases: RwLock::default() }
+        Self {
+            network,
+            names: RwLock::default(),
+            leases: RwLock::default(),
+            second: RwLock::default(),
+            kin: Arc::default(),
+        }
+    }
+
+    /// With who is in several networks.
+    pub(super) fn with_kin(self, kin: Arc<kin::Kin>) -> Self {
+        Self { kin, ..self }
+    }
+
+    /// This card is not its instance's first.
+    pub(super) fn set_second(&self, mac: Mac) {
+        self.second.write().unwrap_or_else(PoisonError::into_inner).insert(mac);
+    }
+
+    fn is_second(&self, mac: Mac) -> bool {
+        self.second.read().unwrap_or_else(PoisonError::into_inner).contains(&mac)
     }
 
     /// Replaces all names.
@@ -108,6 +135,7 @@ impl Knowledge {
     /// Forgets a card.
     pub(super) fn drop_lease(&self, mac: Mac) {
         self.leases.write().unwrap_or_else(PoisonError::into_inner).remove(&mac);
+        self.second.write().unwrap_or_else(PoisonError::into_inner).remove(&mac);
     }
 
     fn lease(&self, mac: Mac) -> Option<Ipv4Addr> {

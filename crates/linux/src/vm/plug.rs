@@ -273,7 +273,17 @@ mod tests {
         let fittings = Fittings { volumes: vec![volume("a"), volume("b")], interfaces: vec![] };
         assert_eq!(slots(&fittings), 6);
         let mut args = Arguments(Vec::new());
-        arguments(&mut args, &fittings, Circumstances { accel: yun_types::Accel::Tcg, direct: false, vhost: false });
+        arguments(
+            &mut args,
+            &fittings,
+            Circumstances {
+                accel: yun_types::Accel::Tcg,
+                direct: false,
+                vhost: false,
+                short_firmware: false,
+                two_files: false,
+            },
+        );
         let text = args.0.join("\n");
         assert!(text.contains(r#""bus":"slot1""#) && text.contains(r#""filename":"/v/disk, old.raw""#), "{text}");
         assert!(text.contains(r#""read-only":true"#) && text.contains(r#""serial":"a""#), "{text}");

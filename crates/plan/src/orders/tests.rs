@@ -179,7 +179,7 @@ fn names_of_other_projects_and_of_the_leaving_are_not_answered() {
 fn the_name_of_a_group_leads_to_all_of_it_that_is_ready() {
     let network = Network {
         metadata: samples::metadata("default"),
-        spec: NetworkSpec { cidr: "10.77.0.0/24".parse().unwrap(), mtu: 1500 },
+        spec: NetworkSpec::new("10.77.0.0/24".parse().unwrap()),
         status: Default::default(),
     };
     let member = |slot: u8, state| {

@@ -73,6 +73,8 @@ pub(super) async fn makes_vms(cloud: &Cloud, image: &str) -> bool {
 /// What is wanted of an instance of which nothing but its image is said.
 pub(super) fn of_image(image: &str) -> InstanceSpec {
     InstanceSpec {
+        networks: vec![],
+        volumes: vec![],
         kind: None,
         image: image.to_owned(),
         size: Size::default(),

@@ -399,7 +399,7 @@ mod tests {
             .map(|id| {
                 let mut message = Message::from_vec(&question("many.default.yun.", RecordType::A)).unwrap();
                 message.metadata.id = id;
-                let Answer::Here(bytes) = answer(&knowledge, &message.to_vec().unwrap(), Transport::Udp) else {
+                let Answer::Here(bytes) = answer(&knowledge, &message.to_vec().unwrap(), Transport::Udp, None) else {
                     panic!("no answer")
                 };
                 let reply = Message::from_vec(&bytes).unwrap();

@@ -112,8 +112,7 @@ impl Owner {
             self.driver.enclose(&self.entry.desired).await?;
             plug(&self.node, &self.entry.desired).await
         };
-        let (image, plugged) =
-            tokio::join!(self.node.drivers.image.open(&self.entry.desired.image.digest), connected);
+        let (image, plugged) = tokio::join!(self.node.drivers.image.open(&self.entry.desired.image.digest), connected);
         let named = |mut error: DriverError| {
             error.message = format!("cannot open image {}: {}", self.entry.desired.image.name, error.message);
             error

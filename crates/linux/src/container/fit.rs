@@ -9,8 +9,9 @@
 use super::{
     driver::Inner,
     files::{Files, make_private},
-    idmap, nest::{self, Nest},
+    idmap,
     life::{Truth, look},
+    nest::{self, Nest},
     rootfs::Root,
 };
 use crate::volume::fill;
@@ -62,12 +63,7 @@ pub(super) async fn fit(inner: &Inner, files: &Files, wanted: Fittings) -> Resul
 }
 
 /// The mounts that a start makes for volumes, named and anonymous ones; what is empty gets what the image has there.
-pub(super) fn mounts(
-    files: &Files,
-    spec: &[VolumeMount],
-    root: &Root,
-    nest: Option<&Nest>,
-) -> io::Result<Vec<Mount>> {
+pub(super) fn mounts(files: &Files, spec: &[VolumeMount], root: &Root, nest: Option<&Nest>) -> io::Result<Vec<Mount>> {
     let mut mounts = Vec::new();
     for volume in files.fittings().volumes {
         let Some(target) = volume.target.clone() else { continue };
@@ -168,8 +164,7 @@ fn tree(volume: &FittedVolume, nest: Option<&Nest>) -> io::Result<OwnedFd> {
         let read_only = if volume.read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
         let mapped = if namespace.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 };
         let fd = namespace.as_ref().map_or(Ok(0), |file| u64::try_from(file.as_raw_fd())).map_err(io::Error::other)?;
-        let attributes =
-            libc::mount_attr { attr_set: read_only | mapped, attr_clr: 0, propagation: 0, userns_fd: fd };
+        let attributes = libc::mount_attr { attr_set: read_only | mapped, attr_clr: 0, propagation: 0, userns_fd: fd };
         // SAFETY: the descriptor is open, the path is empty, and the structure has the size that is given.
         let done = unsafe {
             libc::syscall(

@@ -56,7 +56,8 @@ impl Request<'_> {
             self.mount_tree(nest.as_ref())?;
         }
         let root = Root::open(&files.rootfs()).map_err(io("open the file tree"))?;
-        let volumes = fit::mounts(files, &instance.spec.volumes, &root, nest.as_ref()).map_err(io("make the volumes"))?;
+        let volumes =
+            fit::mounts(files, &instance.spec.volumes, &root, nest.as_ref()).map_err(io("make the volumes"))?;
         let config = self.config(wanted, &root, nest.as_ref(), &volumes)?;
         let uid = config["process"]["user"]["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok()).unwrap_or_default();
         let owner = nest.as_ref().map_or(uid, |nest| nest.base.saturating_add(uid.min(nest::SIZE - 1)));

@@ -66,6 +66,8 @@ pub(crate) fn create(name: &str) -> Result<InstanceCreate> {
         name: name.parse()?,
         labels: Default::default(),
         spec: InstanceSpec {
+            networks: vec![],
+            volumes: vec![],
             kind: None,
             image: "box".into(),
             size,

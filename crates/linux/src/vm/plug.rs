@@ -209,7 +209,8 @@ async fn plug(machine: &Machine, device: impl Fn(usize) -> Value) -> Result<()> 
     for slot in 0..MOST {
         match machine.command("device_add", device(slot)).await {
             Ok(_) => return Ok(()),
-            Err(QmpError::Refused { text, .. }) if text.contains("in use") || text.contains("not available") => {}
+            Err(QmpError::Refused { text, .. })
+                if ["occupied", "in use", "not available"].iter().any(|w| text.contains(w)) => {}
             // There are no more ports.
             Err(QmpError::Refused { text, .. }) if text.contains("not found") => break,
             Err(e) => return Err(machine.failed("plug a device into", e)),

@@ -27,7 +27,7 @@ fn every_form_of_output_says_the_same() {
         (Some("db"), Some("container"))
     );
     let yaml = cloud.ok(&["show", "web", "-o", "yaml"]);
-    assert!(yaml.starts_with("metadata:") && yaml.contains("\n  name: web\n"), "{yaml}");
+    assert!(yaml.starts_with("kind: instance\nmetadata:") && yaml.contains("\n  name: web\n"), "{yaml}");
     assert_eq!(cloud.ok(&["show", "web"]), yaml);
     let id = json[1]["metadata"]["id"].as_str().unwrap().to_owned();
     assert_eq!(cloud.ok(&["show", &id, "-o", "name"]), "web\n", "an id is as good as a name");

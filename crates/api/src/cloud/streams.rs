@@ -19,9 +19,9 @@ pub enum Change {
 }
 
 /// An object of any kind that can be watched.
+#[allow(clippy::large_enum_variant, reason = "lives for one line of a stream")]
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "lives for one line of a stream")]
 pub enum AnyObject {
     /// A group.
     Group(Group),

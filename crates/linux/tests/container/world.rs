@@ -200,6 +200,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         let (driver, made) = (self.driver.clone(), std::mem::take(&mut *self.made.lock().unwrap()));
+        let spaces: Vec<_> = made.iter().map(|id| self.host.run().join("netns").join(id.to_string())).collect();
         // The test's own runtime may be gone, or be busy unwinding.
         let removed = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -212,6 +213,11 @@ impl Drop for World {
             });
         });
         removed.join().unwrap();
+        // A network of its own is the network driver's to remove, and there is none here.
+        for space in spaces {
+            let _ = nix::mount::umount2(&space, nix::mount::MntFlags::MNT_DETACH);
+            let _ = fs::remove_file(&space);
+        }
         let left = self.leftovers();
         if !self.host.run().starts_with(self.root()) {
             let _ = fs::remove_dir_all(self.host.run());

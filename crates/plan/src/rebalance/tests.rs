@@ -23,8 +23,8 @@ fn made_up(seed: u64, machines: usize, services: usize) -> (Problem, Vec<u32>) {
     }
     let mut held = vec![[0i64; 2]; machines];
     for (process, at) in processes.iter().zip(&initial) {
-        for r in 0..2 {
-            held[*at as usize][r] += process.needs[r];
+        for (held, need) in held[*at as usize].iter_mut().zip(&process.needs) {
+            *held += need;
         }
     }
     let all: Vec<Machine> = (0..machines)

@@ -70,6 +70,7 @@ pub(crate) enum Format {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one for each run of the program")]
 pub(crate) enum Command {
     /// Start the cloud on this machine, or find it running
     #[command(after_help = "Examples:\n  yun up\n  yun up --root /srv/cloud2 --listen 127.0.0.1:0")]

@@ -23,7 +23,7 @@ use crate::cli::{
 
 /// An object as it is.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are a handful of documents")]
+#[allow(clippy::large_enum_variant, reason = "there are a handful of documents")]
 pub(super) enum Live {
     Project(Project),
     Image(Image),

@@ -68,7 +68,7 @@ pub(crate) struct Manifest {
 
 /// What is wanted of one object.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there are a handful of documents")]
+#[allow(clippy::large_enum_variant, reason = "there are a handful of documents")]
 pub(crate) enum Wanted {
     Project(ProjectSpec),
     Image(ImageOrigin),

@@ -24,7 +24,7 @@ const CONFIG: &str = "yun.compose.config";
 
 /// What a service becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "there are a handful of services")]
+#[allow(clippy::large_enum_variant, reason = "there are a handful of services")]
 pub(crate) enum Body {
     /// One instance.
     Instance(InstanceSpec),

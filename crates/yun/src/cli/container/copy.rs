@@ -97,7 +97,8 @@ fn unpack(reader: impl Read, to: &Path) -> Result<()> {
         } else {
             let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let first = to.file_name().unwrap_or_default();
-            (parent.to_owned(), Path::new(first).join(parts.iter().skip(1).collect::<PathBuf>()))
+            // Without the first name: joining nothing would end the path with a slash, which only directories may have.
+            (parent.to_owned(), std::iter::once(first).chain(parts.iter().skip(1).map(|p| p.as_os_str())).collect())
         };
         let place = directory.join(&inner);
         if let Some(parent) = place.parent() {

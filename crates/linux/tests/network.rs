@@ -425,7 +425,11 @@ fn what_a_killed_process_left_is_finished_or_removed() {
         world.container(1, 6, &[]).await;
         world.container(1, 7, &[]).await;
         // One died while it attached, one while it detached, each with some of its parts.
-        let file = |last| world.host.run().join("net").join(format!("i-{}.json", instance(1, last)));
+        let file = |last| {
+            let begin = format!("i-{}-", instance(1, last));
+            let mut records = std::fs::read_dir(world.host.run().join("net")).unwrap().map(|e| e.unwrap());
+            records.find(|e| e.file_name().to_string_lossy().starts_with(&begin)).unwrap().path()
+        };
         let phase = |last, phase: &str| {
             let text = std::fs::read_to_string(file(last)).unwrap();
             std::fs::write(file(last), text.replace("\"attached\"", &format!("\"{phase}\""))).unwrap();

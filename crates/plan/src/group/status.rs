@@ -55,11 +55,13 @@ pub(super) fn settle(
     if complete && replicas > 0 && !aim.frozen && aim.revision == aim.wanted {
         prove(status, aim.wanted);
     }
+    // Who is told that a change is done finds nothing of what was before. What a silent node still has to remove is not waited for.
+    let leaving = members.iter().filter(|member| member.standing == Standing::Leaving).count();
     let failure = status.revisions.iter().find(|revision| revision.number == aim.wanted).and_then(|r| r.failed.clone());
     let name = &group.metadata.name;
     let (state, message) = match failure {
         Some(failure) if aim.revision != aim.wanted => {
-            let state = if complete { GroupState::RolledBack } else { GroupState::RollingBack };
+            let state = if complete && leaving == 0 { GroupState::RolledBack } else { GroupState::RollingBack };
             let text = format!(
                 "revision {} failed ({failure}): back at revision {}; change the group (yun group set {name}), or try it again (yun group restart {name})",
                 aim.wanted, aim.revision
@@ -73,7 +75,10 @@ pub(super) fn settle(
             };
             (GroupState::Failed, Some(format!("revision {} failed: {failure}; {way_out}", aim.wanted)))
         }
-        None if complete => (GroupState::Ready, None),
+        None if complete && leaving == 0 => (GroupState::Ready, None),
+        None if complete => {
+            (GroupState::Scaling, Some(format!("all are there; {leaving} that are not needed any more are being removed")))
+        }
         None if group.spec.paused && (outdated || status.stable != aim.wanted) => {
             (GroupState::Paused, Some(format!("the rollout is paused: go on with yun group rollout resume {name}")))
         }

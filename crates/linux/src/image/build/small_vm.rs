@@ -14,8 +14,8 @@ const MODULES: [&str; 9] =
 
 /// … and when it is up.
 const LATER: [&str; 11] = [
-    "evdev",
     "button",
+    "evdev",
     "virtio_rng",
     "virtio_balloon",
     "virtio_console",

@@ -353,9 +353,14 @@ async fn several_people_share_the_console_and_the_log_keeps_what_it_said() {
     read_until(&mut two, "begun-6").await;
     type_into(&two, "\x03echo ended-$((1+1))\r").await;
     read_until(&mut two, "ended-2").await;
-    let tail = driver.logs(world.instance.id, LogRequest { tail: Some(5), ..LogRequest::default() }).await.unwrap();
-    let tail: Vec<String> = tail.map(|line| String::from_utf8(line.unwrap().text.to_vec()).unwrap()).collect().await;
-    assert!(tail.iter().any(|line| line.starts_with("ended-2")), "{tail:?}");
+    // QEMU writes to the sockets first, and to the log then.
+    until("the log has what the console showed", async || {
+        let tail = LogRequest { tail: Some(5), ..LogRequest::default() };
+        let tail = driver.logs(world.instance.id, tail).await.unwrap();
+        let tail: Vec<_> = tail.map(|line| String::from_utf8_lossy(&line.unwrap().text).into_owned()).collect().await;
+        tail.iter().any(|line| line.starts_with("ended-2"))
+    })
+    .await;
 
     // The guest ends by itself: that is success, the log ends, and so do the sessions when nobody starts it again.
     type_into(&one, "poweroff -f\r").await;

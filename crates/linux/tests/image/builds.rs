@@ -277,10 +277,8 @@ async fn the_small_vm_boots_lets_its_owner_in_keeps_its_disk_and_goes_down() {
 async fn given_up_in_the_middle(node: &Node) {
     let work = Followed::default();
     let begun = async {
-        while !work.progress().borrow().message.contains("essential packages") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut progress = work.progress();
+        progress.wait_for(|told| told.message.contains("essential packages")).await.unwrap();
     };
     let debian = recipe(RecipeBase::Debian);
     tokio::select! {

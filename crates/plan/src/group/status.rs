@@ -76,9 +76,10 @@ pub(super) fn settle(
             (GroupState::Failed, Some(format!("revision {} failed: {failure}; {way_out}", aim.wanted)))
         }
         None if complete && leaving == 0 => (GroupState::Ready, None),
-        None if complete => {
-            (GroupState::Scaling, Some(format!("all are there; {leaving} that are not needed any more are being removed")))
-        }
+        None if complete => (
+            GroupState::Scaling,
+            Some(format!("all are there; {leaving} that are not needed any more are being removed")),
+        ),
         None if group.spec.paused && (outdated || status.stable != aim.wanted) => {
             (GroupState::Paused, Some(format!("the rollout is paused: go on with yun group rollout resume {name}")))
         }

@@ -98,7 +98,10 @@ fn a_launch_and_a_removal_survive_a_crash_at_each_named_place() {
     for (number, place) in ["agent::before_stop", "agent::after_stop"].iter().enumerate() {
         let name = format!("web-{number}");
         let answer = crash(&cloud, place, &["stop", "-t", "0", "--detach", &name]);
-        assert!(answer.is_some_and(|o| o.status.success()), "{place}");
+        if !answer.is_some_and(|o| o.status.success()) {
+            // It died before it could say so: then it may have forgotten it, too.
+            cloud.ok(&["stop", "-t", "0", &name]);
+        }
         cloud.until(&format!("{name} is stopped after a crash at {place}"), || cloud.state_of(&name) == "stopped");
         assert_eq!(cloud.show(&name)["status"]["restarts"], 0, "{place}");
     }

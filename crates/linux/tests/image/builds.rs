@@ -199,14 +199,20 @@ impl Guest {
     /// Presses the power button and waits for the end.
     fn power_down(mut self, node: &Node, limit: Duration) {
         let mut monitor = std::os::unix::net::UnixStream::connect(node.path("monitor")).unwrap();
-        monitor.write_all(b"system_powerdown\n").unwrap();
         let deadline = Instant::now() + limit;
+        let mut pressed: Option<Instant> = None;
         while self.child.try_wait().unwrap().is_none() {
             assert!(
                 Instant::now() < deadline,
                 "it did not go down within {limit:?}; the console says:\n{}",
                 self.console()
             );
+            // As the driver does it: a guest that is just up may not listen yet.
+            if pressed.is_none_or(|moment| moment.elapsed() > Duration::from_secs(3)) {
+                // Refused once it is on its way.
+                let _ = monitor.write_all(b"system_powerdown\n");
+                pressed = Some(Instant::now());
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }

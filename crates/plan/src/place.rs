@@ -20,6 +20,7 @@ pub use rules::Rule;
 pub use too_large::{Never, never};
 
 use crate::amount;
+use std::collections::BTreeMap;
 use yun_types::{Arch, DriverFacts, Explanation, InstanceId, InstanceKind, Name, NodeId, NodeState, Reserved, Size};
 
 /// A node as the scheduler sees it.
@@ -65,6 +66,8 @@ pub struct Ask {
     pub size: Size,
     /// The node it must run on, if any.
     pub node: Option<Name>,
+    /// How many of its group each node has: it goes where there are fewest, so that one node takes few of them with it.
+    pub kin: BTreeMap<NodeId, u32>,
 }
 
 /// Where an instance goes.
@@ -117,7 +120,7 @@ fn place_one(nodes: &[NodeView], ask: &Ask) -> Decision {
     for node in nodes {
         match rules::first_broken(node, ask) {
             Some(broken) => out.push((node, broken)),
-            None => fit.push((node, score::score(node, ask.size))),
+            None => fit.push((node, score::score(node, ask))),
         }
     }
     fit.sort_by_key(|(node, scored)| (std::cmp::Reverse(scored.score), score::rank(node.id)));

@@ -169,6 +169,19 @@ async fn a_process_that_dies_at_any_step_is_followed_by_one_that_goes_on() {
 }
 
 #[tokio::test]
+async fn instances_are_spread_over_nodes() {
+    let (cloud, _node) = Cloud::usual().await;
+    let _other = cloud.node("b", "cpu:64,memory:512Gi,disk:4Ti").await;
+    cloud.group("web", wanted(4)).await.unwrap();
+    cloud.is("web", GroupState::Ready, 4).await;
+    let on = |node: &str| {
+        let rows = cloud.c.instances.cache.all(&["default"]);
+        rows.iter().filter(|row| row.value.0.status.node_name == Some(name(node))).count()
+    };
+    assert_eq!((on("a"), on("b")), (2, 2));
+}
+
+#[tokio::test]
 async fn what_has_no_room_is_said_and_comes_when_there_is() {
     let (cloud, _node) = Cloud::usual().await;
     let mut spec = wanted(3);

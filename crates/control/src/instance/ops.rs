@@ -13,13 +13,13 @@ pub use session::{console, dial, exec, logs, read_files, write_files};
 
 use super::{Pool, locate};
 use crate::{core::Control, error::Refusal, rows::InstanceRow};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use yun_plan::{
     Refused,
     place::{Ask, place},
 };
 use yun_store::Row;
-use yun_types::{Arch, Explanation, Instance, InstanceId, InstanceKind, Name, NameOrId, Power, PublishedPort};
+use yun_types::{Arch, Explanation, Instance, InstanceId, InstanceKind, Name, NameOrId, NodeId, Power, PublishedPort};
 
 /// How often a request is tried again when others were faster.
 const ATTEMPTS: usize = 16;
@@ -72,7 +72,24 @@ pub(super) fn ask(c: &Control, instance: &Instance) -> Ask {
         arch,
         size: instance.spec.size,
         node: crate::volume::ops::node_of(c, instance).or_else(|| instance.spec.node.clone()),
+        kin: kin(c, instance),
     }
+}
+
+/// How many instances of the same group each node has.
+fn kin(c: &Control, instance: &Instance) -> BTreeMap<NodeId, u32> {
+    let mut kin = BTreeMap::new();
+    let (Some(tie), Some(project)) = (&instance.status.group, &instance.metadata.project) else { return kin };
+    for row in c.instances.cache.all(&[project.as_str()]) {
+        let other = &row.value.0;
+        let same = other.status.group.as_ref().is_some_and(|other| other.id == tie.id);
+        if same && other.metadata.id != instance.metadata.id && other.metadata.deleting.is_none() {
+            for node in other.status.node {
+                *kin.entry(node).or_default() += 1;
+            }
+        }
+    }
+    kin
 }
 
 fn first_arch(c: &Control) -> Arch {

@@ -1,14 +1,18 @@
 //! The score of a node that fits. Integers only, so that every machine comes to the same answer.
 //!
 //! Each *fit* term says how full the node will be in one dimension, in thousandths. *balance* takes away points from a node whose CPU and
-//! memory would be used up unevenly, since what is left of one without the other is of no use to anybody.
+//! memory would be used up unevenly, since what is left of one without the other is of no use to anybody. *spread* keeps the instances of one
+//! group apart: each one that a node has already outweighs everything else.
 
-use super::NodeView;
+use super::{Ask, NodeView};
 use crate::amount::{self, Dimension};
 use yun_types::{NodeId, ScoreTerm, ScoredNode, Size};
 
-pub(super) fn score(node: &NodeView, size: Size) -> ScoredNode {
-    let after = amount::add(node.reserved, size);
+/// More than all other terms together.
+const APART: i64 = 4000;
+
+pub(super) fn score(node: &NodeView, ask: &Ask) -> ScoredNode {
+    let after = amount::add(node.reserved, ask.size);
     let held = Size { cpu: after.cpu, memory: after.memory, disk: after.disk };
     let fill = Dimension::ALL.map(|dimension| thousandths(dimension.of(held), dimension.of(node.capacity)));
     let mut terms: Vec<ScoreTerm> = Dimension::ALL
@@ -17,6 +21,10 @@ pub(super) fn score(node: &NodeView, size: Size) -> ScoredNode {
         .map(|(dimension, value)| ScoreTerm { name: format!("{} fit", dimension.name()), value })
         .collect();
     terms.push(ScoreTerm { name: "balance".into(), value: -(fill[0] - fill[1]).abs() / 2 });
+    if !ask.kin.is_empty() {
+        let kin = ask.kin.get(&node.id).copied().unwrap_or_default();
+        terms.push(ScoreTerm { name: "spread".into(), value: -APART * i64::from(kin) });
+    }
     ScoredNode { node: node.name.clone(), score: terms.iter().map(|term| term.value).sum(), terms }
 }
 

@@ -33,6 +33,7 @@ fn ask(size: &str) -> Ask {
         arch: Arch::Amd64,
         size: size.parse().unwrap(),
         node: None,
+        kin: BTreeMap::new(),
     }
 }
 
@@ -166,6 +167,21 @@ fn those_before_reserve_for_those_after() {
         .map(|d| if let Placement::On { name, .. } = d.placement { name.to_string() } else { "-".into() })
         .collect();
     assert_eq!(placed, ["b", "a", "a", "-"]);
+}
+
+#[test]
+fn instances_of_one_group_are_kept_apart() {
+    let nodes = [
+        node("a", "cpu:4,memory:8Gi,disk:100Gi", "cpu:3,memory:6Gi,disk:50Gi"),
+        node("b", "cpu:64,memory:512Gi,disk:4Ti", ""),
+    ];
+    let mut member = ask("cpu:1,memory:1Gi,disk:1Gi");
+    assert_eq!(winner(&nodes, &member), "a", "the fullest one that fits");
+    member.kin = BTreeMap::from([(nodes[0].id, 1)]);
+    assert_eq!(winner(&nodes, &member), "b");
+    assert!(decide(&nodes, &member).explanation.candidates[1].terms.iter().any(|t| t.name == "spread" && t.value < 0));
+    member.kin.insert(nodes[1].id, 2);
+    assert_eq!(winner(&nodes, &member), "a", "where there are fewest");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Creation: checks everything that can be known now, chooses a place if there is one, and writes it all in one transaction.
 
-use super::{ATTEMPTS, check_ports, refuse};
+use super::{ATTEMPTS, check_ports, kin, refuse};
 use crate::{
     auth::Caller,
     core::Control,
@@ -54,7 +54,7 @@ pub async fn create(
     for _ in 0..ATTEMPTS {
         group::refuse_taken(c, project, &body.name)?;
         let ground = ground(c, project, &body)?;
-        let draft = draft(c, trust, &ground, id, &body)?;
+        let draft = draft(c, trust, &ground, id, &body, None)?;
         let mut operation = operation::begin(
             c,
             caller,
@@ -97,8 +97,7 @@ pub(crate) async fn create_member(
     let _held = c.holdings.read().await;
     for _ in 0..ATTEMPTS {
         let ground = ground(c, project, &body)?;
-        let mut draft = draft(c, spec::Trust::Cloud, &ground, id, &body)?;
-        draft.instance.status.group = Some(tie.clone());
+        let draft = draft(c, spec::Trust::Cloud, &ground, id, &body, Some(&tie))?;
         let written = write(c, &ground, &draft, None).await;
         draft.promise.answered(&written);
         match written {
@@ -134,8 +133,10 @@ fn draft<'a>(
     ground: &Ground,
     id: InstanceId,
     body: &InstanceCreate,
+    tie: Option<&GroupMember>,
 ) -> Result<Draft<'a>, Refusal> {
     let mut instance = describe(c, ground, id, body)?;
+    instance.status.group = tie.cloned();
     check(c, trust, ground, &instance)?;
     let facts = &ground.image.value.0.status.facts;
     let pool = Pool::lock(c);
@@ -148,6 +149,7 @@ fn draft<'a>(
         arch: facts.arch,
         size: instance.spec.size,
         node: volume::ops::node_of(c, &instance).or_else(|| instance.spec.node.clone()),
+        kin: kin(c, &instance),
     };
     // Addresses that cannot be had are refused now, also if there is no room yet.
     pool.connect(&mut instance.clone(), &networks).map_err(refuse)?;
@@ -172,7 +174,8 @@ fn draft<'a>(
 pub(crate) fn check_ever(c: &Control, image: &Image, name: Name, wanted: &InstanceSpec) -> Result<(), Refusal> {
     let facts = &image.status.facts;
     let instance = InstanceId(Uuid::nil());
-    let ask = Ask { instance, name, kind: facts.kind, arch: facts.arch, size: wanted.size, node: wanted.node.clone() };
+    let (size, node, kin) = (wanted.size, wanted.node.clone(), std::collections::BTreeMap::new());
+    let ask = Ask { instance, name, kind: facts.kind, arch: facts.arch, size, node, kin };
     match place::never(&Pool::lock(c).nodes(), &ask) {
         Some(never) => Err(Refusal::conflict(never.code(), never.to_string())),
         None => Ok(()),

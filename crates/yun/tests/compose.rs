@@ -92,10 +92,13 @@ fn a_compose_file_comes_up_changes_and_goes() {
     );
     std::fs::write(
         &file,
-        FILE.replace("image: box\n    command: [sh, -c, 'sleep", "image: nothing:9\n    command: [sh, -c, 'sleep"),
+        FILE.replace(
+            "image: box\n    command: [sh, -c, 'sleep",
+            "image: nothing:9\n    pull_policy: never\n    command: [sh, -c, 'sleep",
+        ),
     )
     .unwrap();
     let (_, said) = cloud.fails(&["compose", "-f", path, "up", "-d"]);
-    assert!(said.contains("service db: image nothing:9 is not in the catalogue: take it in as nothing-9"), "{said}");
+    assert!(said.contains("service db: image nothing:9 is not here, and its pull_policy is never"), "{said}");
     assert_eq!(cloud.ok(&["ls", "-o", "name"]), "", "what is refused makes nothing");
 }

@@ -1,6 +1,6 @@
 //! Services as instances and groups: pure, so that it can be tested without a cloud.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use yun_types::{
     Capability, ContainerOptions, GroupSpec, HealthCheck, HealthProbe, InstanceSpec, InstanceTemplate, Labels, Mount,
@@ -185,13 +185,4 @@ pub(crate) fn image<'a>(reference: &str, known: &'a BTreeMap<String, ()>) -> Opt
         untagged.map(str::to_owned),
     ];
     words.into_iter().flatten().find_map(|word| known.get_key_value(&word)).map(|(name, ())| name.as_str())
-}
-
-/// The name under which an image of this reference is kept.
-pub(crate) fn image_name(reference: &str) -> Result<Name> {
-    let last = reference.rsplit('/').next().unwrap_or(reference);
-    match named(last.split('@').next().unwrap_or(last)) {
-        Some(name) => Ok(name),
-        None => bail!("image {reference:?} makes no name"),
-    }
 }

@@ -38,6 +38,7 @@ const KNOWN: &[&str] = &[
     "cpus",
     "pids_limit",
     "storage_opt",
+    "pull_policy",
     "privileged",
     "cap_add",
     "cap_drop",
@@ -53,7 +54,6 @@ const IGNORED: &[&str] = &[
     "hostname",
     "domainname",
     "platform",
-    "pull_policy",
     "mem_reservation",
     "mem_swappiness",
     "memswap_limit",
@@ -128,6 +128,8 @@ pub(crate) struct Check {
 pub(crate) struct Service {
     pub(crate) key: String,
     pub(crate) image: String,
+    /// Whether an image that is not here is fetched.
+    pub(crate) pulls: bool,
     pub(crate) container_name: Option<yun_types::Name>,
     pub(crate) entrypoint: Option<Vec<String>>,
     pub(crate) command: Option<Vec<String>>,
@@ -200,6 +202,7 @@ impl Service {
         Ok(Self {
             key: key.to_owned(),
             image: image.text()?,
+            pulls: !matches!(text("pull_policy")?.as_deref(), Some("never" | "build")),
             container_name: node.get("container_name").map(|node| node.parse()).transpose()?,
             entrypoint: node.get("entrypoint").map(|node| command(&node)).transpose()?,
             command: node.get("command").map(|node| command(&node)).transpose()?,

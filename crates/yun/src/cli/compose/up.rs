@@ -20,7 +20,7 @@ use super::{
 use crate::cli::{
     connect::{Cloud, Explained},
     follow::follow,
-    group, instance, output,
+    group, image, instance, output,
 };
 
 /// How a file is brought up.
@@ -41,13 +41,19 @@ pub(crate) async fn up(cloud: &Cloud, compose: &Compose, how: &Up) -> Result<()>
     let images = images(cloud).await?;
     let mut planned = Vec::new();
     for service in compose.services.iter().filter(|service| wanted.contains(service.key.as_str())) {
-        let image = convert::image(&service.image, &images).with_context(|| {
-            format!(
-                "service {}: image {} is not in the catalogue: take it in as {} (yun image --help says how), or write a name of yun image ls",
-                service.key, service.image, convert::image_name(&service.image).map_or_else(|_| "a name".into(), |n| n.to_string())
-            )
-        })?;
-        planned.push((service, convert::service(compose, service, image)?));
+        let image = match convert::image(&service.image, &images) {
+            Some(image) => image.to_owned(),
+            None if service.pulls => {
+                let pulled = image::pull::by_reference(cloud, &service.image).await;
+                pulled.with_context(|| format!("service {}: image {}", service.key, service.image))?.to_string()
+            }
+            None => bail!(
+                "service {}: image {} is not here, and its pull_policy is never: take it in (yun image import), or write a name of yun image ls",
+                service.key,
+                service.image
+            ),
+        };
+        planned.push((service, convert::service(compose, service, &image)?));
     }
     strangers(cloud, compose, &planned).await?;
     for (service, plan) in &planned {

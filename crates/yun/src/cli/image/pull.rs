@@ -37,6 +37,16 @@ pub(crate) async fn if_absent(cloud: &Cloud, text: &str) -> Result<()> {
     super::made(cloud, &name, ImageOrigin::Registry { pull }).await.map(drop)
 }
 
+/// Fetches an image by its reference, whose host may be left out, as Compose files have it. Answers its name.
+pub(crate) async fn by_reference(cloud: &Cloud, text: &str) -> Result<Name> {
+    let reference: Reference = text.parse()?;
+    let name = named(None, &reference)?;
+    eprintln!("image {text} is not here: pulling {reference} as image {name}");
+    let credentials = Registries::find(&cloud.config, &reference)?;
+    let pull = RegistryPull { reference, credentials, insecure: false };
+    super::made(cloud, &name, ImageOrigin::Registry { pull }).await.map(|_| name)
+}
+
 fn named(name: Option<Name>, reference: &Reference) -> Result<Name> {
     name.or_else(|| reference.suggested_name()).with_context(|| {
         format!("{reference} gives no name for the image: say one, as in yun image pull NAME {reference}")

@@ -366,6 +366,35 @@ fn images_are_pulled_from_a_registry_when_they_are_run() {
 }
 
 #[test]
+fn files_are_copied_both_ways() {
+    if !real("docker cp") {
+        return;
+    }
+    let cloud = Cloud::with_box();
+    let docker = Docker(&cloud);
+    docker.ok(&["run", "-d", "--name", "web", "box", "sleep", "1000"]);
+    let tree = cloud.root().join("tree");
+    std::fs::create_dir_all(tree.join("inner")).unwrap();
+    std::fs::write(tree.join("inner/file"), "there and back\n").unwrap();
+    docker.ok(&["cp", &tree.display().to_string(), "web:/srv-tree"]);
+    docker.ok(&["cp", &tree.join("inner/file").display().to_string(), "web:/tmp/renamed"]);
+    assert_eq!(
+        docker.ok(&["exec", "web", "cat", "/srv-tree/inner/file", "/tmp/renamed"]),
+        "there and back\nthere and back"
+    );
+    let back = cloud.root().join("back");
+    docker.ok(&["cp", "web:/srv-tree", &back.display().to_string()]);
+    assert_eq!(std::fs::read_to_string(back.join("inner/file")).unwrap(), "there and back\n");
+    // As a stream.
+    let output = docker.run(&["cp", "web:/tmp/renamed", "-"]);
+    assert!(output.status.success() && text(&output.stdout).contains("there and back"));
+    let why = docker.fails(&["cp", "web:/none", &back.display().to_string()]).1;
+    assert!(why.contains("/none"), "{why}");
+    let why = docker.fails(&["cp", &tree.display().to_string(), "web:/none/deeper"]).1;
+    assert!(why.contains("none"), "{why}");
+}
+
+#[test]
 fn events_are_told_while_they_happen_and_afterwards() {
     if !real("docker events") {
         return;

@@ -1,5 +1,6 @@
 //! Containers: instances of kind container, in Docker's words.
 
+mod archive;
 mod attach;
 mod change;
 mod create;
@@ -15,6 +16,7 @@ mod top;
 mod wait;
 mod walls;
 
+pub(super) use archive::{read, write};
 pub(super) use attach::{Readers, attach};
 pub(super) use change::{rename, update};
 pub(super) use create::create;

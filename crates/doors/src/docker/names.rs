@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
-use yun_types::{Instance, Labels, Name};
+use yun_types::{Instance, Labels, Metadata, Name};
 
 /// What the labels that the door keeps for itself begin with.
 pub(super) const OWN: &str = "docker.yun/";
@@ -36,7 +36,17 @@ pub(super) fn is_prefix(text: &str) -> bool {
 
 /// The name under which Docker knows an instance.
 pub(super) fn of(instance: &Instance) -> &str {
-    instance.metadata.labels.get(NAME).map_or(instance.metadata.name.as_str(), String::as_str)
+    shown(&instance.metadata)
+}
+
+/// The name under which Docker knows an object.
+pub(super) fn shown(metadata: &Metadata) -> &str {
+    metadata.labels.get(NAME).map_or(metadata.name.as_str(), String::as_str)
+}
+
+/// The digits of an id that people see.
+pub(super) fn short(uuid: Uuid) -> String {
+    id(uuid)[..12].to_owned()
 }
 
 /// The labels that are the user's own.

@@ -161,8 +161,10 @@ impl Door {
         let path = request.uri().path().to_owned();
         let segments: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(plain_path).collect();
         let mut segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let mut spoken = version(&format!("v{API_VERSION}")).unwrap_or_default();
         if let Some(version) = segments.first().and_then(|first| version(first)) {
             speaks(version)?;
+            spoken = version;
             segments.remove(0);
         }
         let query = Query::parse(request.uri().query().unwrap_or_default());
@@ -170,7 +172,7 @@ impl Door {
         let (parts, body) = request.into_parts();
         let method = parts.method.clone();
         let request = Request::from_parts(parts, ());
-        route::route(Ask { door: self, cloud, query, request, body }, &method, &segments).await
+        route::route(Ask { door: self, cloud, version: spoken, query, request, body }, &method, &segments).await
     }
 }
 
@@ -180,6 +182,8 @@ pub(super) struct Ask {
     pub(super) door: Arc<Door>,
     /// The cloud as the sender sees it.
     pub(super) cloud: Cloud,
+    /// The version of the protocol that the sender speaks.
+    pub(super) version: (u32, u32),
     pub(super) query: Query,
     /// The head; a connection is taken over through it.
     pub(super) request: Request<()>,

@@ -4,10 +4,13 @@ use super::{
     super::{
         body::{self, Body, json},
         fault::{Answer, Fault},
-        names,
+        cloud::Cloud,
+        names, network,
         server::Ask,
+        volume,
     },
-    host_config,
+    host_config::{self, Named},
+    membership,
     request::{Request, slim},
     walls,
 };
@@ -15,7 +18,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use yun_api::cloud::InstanceCreate;
-use yun_types::{ContainerOptions, Image, InstanceSpec, Labels, Power, PublishedPort};
+use yun_types::{ContainerOptions, Image, InstanceSpec, Labels, Mount, NetworkMembership, Power, PublishedPort};
 
 /// How often another name is invented, or other ports are chosen, when those were taken.
 const TRIES: usize = 5;
@@ -36,8 +39,19 @@ pub(crate) async fn create(ask: Ask) -> Answer<Response<Body>> {
         )));
     }
     host_config::check(&asked.host_config)?;
+    if !asked.mac_address.is_empty() {
+        return Err(Fault::bad("--mac-address is not supported by yun: leave it out"));
+    }
     let image = cloud.image(&asked.image).await?;
-    let ask = Wanted { asked: &asked, image: &image, usual: door.config.size };
+    let (mounts, named) = host_config::mounts(&asked)?;
+    let (networks, mut warnings) = networks(&cloud, &asked).await?;
+    if !asked.hostname.is_empty() && !given.as_ref().is_some_and(|name| *name == asked.hostname) {
+        warnings.push(format!(
+            "--hostname {} has no effect: the name inside is that of the container",
+            asked.hostname
+        ));
+    }
+    let ask = Wanted { asked: &asked, image: &image, usual: door.config.size, mounts, named, networks };
     let seen = door.follower.seen();
     if let Some(name) = &given
         && let Some(other) = seen.iter().find(|i| names::of(i) == name && i.metadata.deleting.is_none())
@@ -46,6 +60,11 @@ pub(crate) async fn create(ask: Ask) -> Answer<Response<Body>> {
         && names::of(&other) == name
     {
         return Err(taken(name, &names::id(other.metadata.id)));
+    }
+    // Everything else that can be refused is refused before a volume is made.
+    ask.spec(&[])?;
+    for volume in ask.named.iter().filter(|named| !named.volume.is_empty()) {
+        volume::ensure(&cloud, &volume.volume).await?;
     }
     let mut published: Vec<PublishedPort> = seen.iter().flat_map(|i| i.spec.publish.clone()).collect();
     let mut last = Fault::broken("no name was free");
@@ -66,7 +85,7 @@ pub(crate) async fn create(ask: Ask) -> Answer<Response<Body>> {
         match cloud.create(body).await {
             Ok(operation) => {
                 let id = names::id(operation.spec.target.id);
-                return Ok(json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": [] })));
+                return Ok(json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": warnings })));
             }
             Err(fault) if fault.status == StatusCode::CONFLICT && fault.message.contains("exists in project") => {
                 if let Some(other) = holder(&cloud, &shown).await? {
@@ -87,7 +106,19 @@ pub(crate) async fn create(ask: Ask) -> Answer<Response<Body>> {
     Err(last)
 }
 
-async fn holder(cloud: &super::super::cloud::Cloud, shown: &str) -> Answer<Option<String>> {
+/// The networks that a request names, and what its sender should know.
+async fn networks(cloud: &Cloud, asked: &Request) -> Answer<(Vec<NetworkMembership>, Vec<String>)> {
+    let named = membership::named(asked)?;
+    if named.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let all = network::networks(cloud).await?;
+    let known: Answer<Vec<_>> =
+        named.iter().map(|text| Ok((text.clone(), network::which(text, &all)?.metadata.name.clone()))).collect();
+    membership::networks(asked, &known?)
+}
+
+async fn holder(cloud: &Cloud, shown: &str) -> Answer<Option<String>> {
     let all = cloud.containers().await?;
     Ok(all.iter().find(|i| names::of(i) == shown).map(|i| names::id(i.metadata.id)))
 }
@@ -103,6 +134,9 @@ struct Wanted<'a> {
     asked: &'a Request,
     image: &'a Image,
     usual: yun_types::Size,
+    mounts: Vec<Mount>,
+    named: Vec<Named>,
+    networks: Vec<NetworkMembership>,
 }
 
 impl Wanted<'_> {
@@ -137,13 +171,6 @@ impl Wanted<'_> {
         if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
             return Err(Fault::bad("can't create 'AutoRemove' container with restart policy"));
         }
-        let (mounts, named) = host_config::mounts(asked)?;
-        if let Some(volume) = named.first() {
-            return Err(Fault::unsupported(format!(
-                "cannot mount volume {:?} at {}: this yun has no named volumes; mount a directory of the host, as in -v /srv/data:{}",
-                volume.volume, volume.target, volume.target
-            )));
-        }
         let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let positive = |n: i64| u32::try_from(n).ok().filter(|n| *n > 0);
         let mut spec = plain(&self.image.metadata.id.to_string());
@@ -151,6 +178,8 @@ impl Wanted<'_> {
         spec.power = Power::Stopped;
         spec.restart = host_config::restart(&host.restart_policy)?;
         spec.publish = host_config::ports(asked, || host_config::free_port(taken, rand::random))?;
+        spec.networks.clone_from(&self.networks);
+        spec.volumes = membership::volumes(&self.named);
         spec.stop_timeout = asked.stop_timeout.and_then(|n| u32::try_from(n).ok());
         spec.container = ContainerOptions {
             // Docker's way to say "none" is one empty word.
@@ -165,7 +194,7 @@ impl Wanted<'_> {
             stop_signal: text(&asked.stop_signal),
             pids: host.pids_limit.and_then(positive),
             tty: asked.tty,
-            mounts,
+            mounts: self.mounts.clone(),
             health: walls::health(asked.healthcheck.as_ref())?,
             security: walls::security(host)?,
             ..ContainerOptions::default()

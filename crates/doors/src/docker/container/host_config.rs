@@ -77,7 +77,7 @@ pub(super) fn check(host: &Host) -> Answer<()> {
     Ok(())
 }
 
-fn is_empty(value: &Value) -> bool {
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Number(n) => n.as_i64() == Some(0),
@@ -169,13 +169,18 @@ pub(super) fn free_port(taken: &[PublishedPort], mut random: impl FnMut() -> u16
     }
 }
 
-/// A volume that a container wants by name.
+/// A volume that a container wants; without a name it lives as long as the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) volume: String,
     pub(super) target: String,
     pub(super) read_only: bool,
+    /// It is not filled with what the image has there.
+    pub(super) no_copy: bool,
 }
+
+/// What `-v` may say behind a path. There is nothing here that shares labels or caches, so these change nothing.
+const HARMLESS: &[&str] = &["rw", "z", "Z", "cached", "delegated", "consistent", "private", "rprivate"];
 
 /// `-v`, `--mount` and `--tmpfs`: what is mounted, and which volumes are to be mounted.
 pub(super) fn mounts(request: &Request) -> Answer<(Vec<Mount>, Vec<Named>)> {
@@ -192,32 +197,70 @@ pub(super) fn mounts(request: &Request) -> Answer<(Vec<Mount>, Vec<Named>)> {
                 )));
             }
         };
-        let read_only = options.split(',').any(|option| option == "ro");
+        let (mut read_only, mut no_copy) = (false, false);
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            match option {
+                "ro" => read_only = true,
+                "nocopy" => no_copy = true,
+                other if HARMLESS.contains(&other) => {}
+                other => {
+                    return Err(Fault::bad(format!(
+                        "invalid volume specification: '{bind}': the mode {other} is not supported by yun: use ro, rw or nocopy"
+                    )));
+                }
+            }
+        }
         if source.starts_with('/') {
             mounts.push(Mount::Bind { source: source.into(), target: target.into(), read_only });
         } else {
-            named.push(Named { volume: source.into(), target: target.into(), read_only });
+            named.push(Named { volume: source.into(), target: target.into(), read_only, no_copy });
         }
     }
     for (target, options) in &host.tmpfs {
         mounts.push(Mount::Tmpfs { target: target.clone(), size: tmpfs_size(options)? });
     }
     for mount in &host.mounts {
-        let MountRequest { kind, source, target, read_only, tmpfs_options } = mount.clone();
+        let MountRequest { kind, source, target, read_only, tmpfs_options, volume_options, bind_options } =
+            mount.clone();
         match kind.as_str() {
-            "bind" => mounts.push(Mount::Bind { source, target, read_only }),
+            "bind" => {
+                let spread = bind_options.propagation;
+                if !matches!(spread.as_str(), "" | "private" | "rprivate") {
+                    return Err(Fault::bad(format!(
+                        "--mount bind-propagation={spread} is not supported by yun: leave it out"
+                    )));
+                }
+                mounts.push(Mount::Bind { source, target, read_only });
+            }
             "tmpfs" => {
                 let size = Some(Bytes(tmpfs_options.size_bytes)).filter(|size| size.0 > 0);
                 mounts.push(Mount::Tmpfs { target, size });
             }
-            "volume" => named.push(Named { volume: source, target, read_only }),
+            "volume" => {
+                let driver = &volume_options.driver_config;
+                if !matches!(driver.name.as_str(), "" | "local") {
+                    return Err(Fault::bad(format!(
+                        "--mount volume-driver={} is not supported by yun: leave it out",
+                        driver.name
+                    )));
+                }
+                if let Some(option) = driver.options.keys().next() {
+                    return Err(Fault::bad(format!(
+                        "--mount volume-opt={option} is not supported by yun: make the volume first, as in docker volume create --opt size=5G {source}"
+                    )));
+                }
+                if !volume_options.subpath.is_empty() {
+                    return Err(Fault::bad("--mount volume-subpath is not supported by yun: mount the whole volume"));
+                }
+                named.push(Named { volume: source, target, read_only, no_copy: volume_options.no_copy });
+            }
             other => return Err(Fault::bad(format!("invalid mount type '{other}': use bind, volume or tmpfs"))),
         }
     }
     // What the image or the client declares without a name gets a volume of its own.
     for target in request.volumes.keys() {
         if !mounts.iter().any(|m| m.target() == target) && !named.iter().any(|n| n.target == *target) {
-            named.push(Named { volume: String::new(), target: target.clone(), read_only: false });
+            named.push(Named { volume: String::new(), target: target.clone(), read_only: false, no_copy: false });
         }
     }
     Ok((mounts, named))
@@ -303,8 +346,17 @@ mod tests {
         assert_eq!(mounts[1], Mount::Tmpfs { target: "/t".into(), size: Some(Bytes::mib(4)) });
         assert_eq!(mounts[2], Mount::Tmpfs { target: "/u".into(), size: Some(Bytes(99)) });
         assert_eq!(named.iter().map(|n| n.volume.as_str()).collect::<Vec<_>>(), ["cache", "v"]);
-        let bad = super::mounts(&request(json!({ "Binds": ["x"] }))).unwrap_err();
-        assert!(bad.message.contains("/srv:/data:ro"));
+        for (bad, said) in [
+            (json!({ "Binds": ["x"] }), "/srv:/data:ro"),
+            (json!({ "Binds": ["x:/y:shared"] }), "the mode shared"),
+            (json!({ "Mounts": [{ "Type": "npipe", "Target": "/x" }] }), "use bind, volume or tmpfs"),
+            (json!({ "Mounts": [{ "Type": "bind", "BindOptions": { "Propagation": "shared" } }] }), "bind-propagation"),
+            (json!({ "Mounts": [{ "Type": "volume", "VolumeOptions": { "DriverConfig": { "Name": "nfs" } } }] }), "volume-driver=nfs"),
+            (json!({ "Mounts": [{ "Type": "volume", "Source": "v", "VolumeOptions": { "DriverConfig": { "Options": { "o": "x" } } } }] }), "volume-opt=o"),
+        ] {
+            let fault = super::mounts(&request(bad)).unwrap_err();
+            assert!(fault.message.contains(said), "{fault}");
+        }
     }
 
     #[test]

@@ -4,20 +4,23 @@ use super::{
     super::{
         body::{Body, ok},
         fault::Answer,
-        names,
+        names, network,
         server::Ask,
         words::moment,
     },
-    find, state,
+    find,
+    membership::{USUAL, written},
+    state,
 };
 use http::Response;
 use serde_json::{Map, Value, json};
-use yun_types::{Bytes, Instance, Mount, RestartPolicy};
+use yun_types::{Bytes, Instance, Mount, Network, NetworkMembership, RestartPolicy, VolumeMount};
 
 /// Shows a container.
 pub(crate) async fn inspect(ask: Ask, text: &str) -> Answer<Response<Body>> {
     let instance = find(&ask, text).await?;
-    Ok(ok(&detailed(&instance)))
+    let known = network::networks(&ask.cloud).await?;
+    Ok(ok(&detailed(&instance, &known)))
 }
 
 /// The request that made it, without what was empty.
@@ -44,13 +47,15 @@ pub(super) fn command_line(instance: &Instance) -> String {
     options.entrypoint.iter().chain(&options.command).flatten().cloned().collect::<Vec<_>>().join(" ")
 }
 
-fn detailed(instance: &Instance) -> Value {
+fn detailed(instance: &Instance, known: &[Network]) -> Value {
     let (spec, status, options) = (&instance.spec, &instance.status, &instance.spec.container);
     let request = request(instance);
     let words: Vec<String> = options.entrypoint.iter().chain(&options.command).flatten().cloned().collect();
     let environment: Vec<String> = options.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let id = names::id(instance.metadata.id);
-    let list = |value: &Value| if value.is_null() { json!([]) } else { value.clone() };
+    let networks = networks(instance, known);
+    // Docker repeats here how it is in the usual network.
+    let first = networks.as_object().and_then(|all| all.values().next()).cloned().unwrap_or_default();
     json!({
         "Id": id,
         "Created": moment(Some(instance.metadata.created)),
@@ -95,11 +100,11 @@ fn detailed(instance: &Instance) -> Value {
             "Bridge": "", "SandboxID": "", "SandboxKey": "", "HairpinMode": false,
             "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
             "Ports": port_map(instance, state::Status::of(instance).live()),
-            "IPAddress": status.address.map(|a| a.to_string()).unwrap_or_default(),
-            "MacAddress": status.mac.clone().unwrap_or_default(),
-            "Gateway": "", "IPPrefixLen": 24, "EndpointID": "",
-            "SecondaryIPAddresses": list(&Value::Null),
-            "Networks": networks(instance),
+            "IPAddress": first["IPAddress"], "MacAddress": first["MacAddress"],
+            "Gateway": first["Gateway"], "IPPrefixLen": first["IPPrefixLen"], "EndpointID": first["EndpointID"],
+            "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "IPv6Gateway": "",
+            "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
+            "Networks": networks,
         },
     })
 }
@@ -113,16 +118,20 @@ fn host_config(instance: &Instance, request: &Value) -> Value {
     };
     let asked = &request["HostConfig"];
     let name = asked["RestartPolicy"]["Name"].as_str().filter(|_| name == "always").unwrap_or(name);
-    let binds: Vec<String> = options
-        .mounts
-        .iter()
-        .filter_map(|mount| match mount {
-            Mount::Bind { source, target, read_only } => {
-                Some(format!("{source}:{target}:{}", if *read_only { "ro" } else { "rw" }))
-            }
-            _ => None,
-        })
-        .collect();
+    let mode = |read_only: bool| if read_only { "ro" } else { "rw" };
+    let bind = |mount: &Mount| match mount {
+        Mount::Bind { source, target, read_only } => Some(format!("{source}:{target}:{}", mode(*read_only))),
+        Mount::Tmpfs { .. } => None,
+    };
+    let volume = |mount: &VolumeMount| {
+        let name = written(request, mount.volume.as_ref()?);
+        Some(format!("{name}:{}:{}", mount.target.as_deref()?, mode(mount.read_only)))
+    };
+    // What was asked for by --mount is shown as that.
+    let shown = |target: &str| !asked["Mounts"].as_array().into_iter().flatten().any(|mount| mount["Target"] == target);
+    let binds: Vec<String> = options.mounts.iter().filter(|mount| shown(mount.target())).filter_map(bind).collect();
+    let volumes = spec.volumes.iter().filter(|mount| mount.target.as_deref().is_some_and(shown)).filter_map(volume);
+    let binds: Vec<String> = binds.into_iter().chain(volumes).collect();
     let tmpfs: Map<String, Value> = options
         .mounts
         .iter()
@@ -182,17 +191,39 @@ fn port_map(instance: &Instance, open: bool) -> Map<String, Value> {
     map
 }
 
-/// The networks it is on, by name.
-pub(super) fn networks(instance: &Instance) -> Value {
-    let status = &instance.status;
+/// The networks it is in, by name. What only the network knows (its id, its range) is there if it is among those that are known.
+pub(super) fn networks(instance: &Instance, known: &[Network]) -> Value {
+    let (status, id) = (&instance.status, instance.metadata.id);
     let live = state::Status::of(instance).live();
-    json!({ "default": {
-        "IPAMConfig": null, "Links": null, "Aliases": [instance.metadata.name], "DNSNames": [instance.metadata.name],
-        "NetworkID": "", "EndpointID": names::id(instance.metadata.id), "Gateway": "",
-        "IPAddress": status.address.filter(|_| live).map(|a| a.to_string()).unwrap_or_default(),
-        "IPPrefixLen": 24, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-        "MacAddress": status.mac.clone().unwrap_or_default(), "DriverOpts": null,
-    } })
+    let request = request(instance);
+    let usual: Vec<NetworkMembership> = USUAL.parse().map(NetworkMembership::of).into_iter().collect();
+    let members = if instance.spec.networks.is_empty() { &usual } else { &instance.spec.networks };
+    let mut all = Map::new();
+    for (at, member) in members.iter().enumerate() {
+        let interface = status.interfaces.iter().find(|interface| interface.network == member.network);
+        let address = interface.map(|i| i.address).or(status.address.filter(|_| at == 0 && status.interfaces.is_empty()));
+        let mac = interface.map(|i| i.mac.clone()).or_else(|| status.mac.clone().filter(|_| at == 0));
+        let network = known.iter().find(|network| network.metadata.name == member.network);
+        let shown = network.map_or_else(|| written(&request, &member.network), |n| names::shown(&n.metadata).to_owned());
+        let range = network.filter(|_| live).map(|network| &network.spec);
+        // Clients look for the digits of the id among the aliases to see that it is in the network as they want it.
+        let aliases: Vec<String> = std::iter::once(instance.metadata.name.to_string())
+            .chain(member.aliases.iter().map(ToString::to_string))
+            .chain([names::short(id)])
+            .collect();
+        all.insert(shown, json!({
+            "IPAMConfig": member.address.map(|address| json!({ "IPv4Address": address })),
+            "Links": null, "Aliases": aliases, "DNSNames": aliases, "DriverOpts": null,
+            "NetworkID": network.map_or_else(String::new, |network| names::id(network.metadata.id)),
+            "EndpointID": if live { names::id(id) } else { String::new() },
+            "Gateway": range.map_or_else(String::new, |range| range.gateway().to_string()),
+            "IPAddress": address.filter(|_| live).map(|a| a.to_string()).unwrap_or_default(),
+            "IPPrefixLen": range.map_or(0, |range| range.cidr.prefix_len()),
+            "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+            "MacAddress": mac.filter(|_| live).unwrap_or_default(),
+        }));
+    }
+    Value::Object(all)
 }
 
 /// What is mounted in it.
@@ -206,7 +237,17 @@ pub(super) fn mounts(instance: &Instance) -> Vec<Value> {
             json!({ "Type": "tmpfs", "Source": "", "Destination": other.target(), "Mode": "", "RW": true, "Propagation": "" })
         }
     };
-    instance.spec.container.mounts.iter().map(one).collect()
+    let request = request(instance);
+    // One without a name has none by which another container could have it.
+    let volume = |mount: &VolumeMount| {
+        let name = mount.volume.as_ref().map(|name| written(&request, name)).unwrap_or_default();
+        json!({
+            "Type": "volume", "Name": name, "Source": "", "Destination": mount.target, "Driver": "local",
+            "Mode": if mount.read_only { "ro" } else { "" }, "RW": !mount.read_only, "Propagation": "",
+        })
+    };
+    let volumes = instance.spec.volumes.iter().map(volume);
+    instance.spec.container.mounts.iter().map(one).chain(volumes).collect()
 }
 
 #[cfg(test)]
@@ -219,11 +260,16 @@ mod tests {
         let mut instance = sample("web", InstanceState::Running);
         instance.spec.publish = vec!["8080:80".parse().unwrap(), "127.0.0.1:8081:80".parse().unwrap()];
         instance.spec.container.command = Some(vec!["sleep".into(), "9".into()]);
-        let shown = detailed(&instance);
+        instance.spec.volumes = vec!["data:/data".parse().unwrap(), "/cache".parse().unwrap()];
+        instance.spec.networks = vec![NetworkMembership::of("back".parse().unwrap())];
+        let shown = detailed(&instance, &[]);
         assert_eq!(shown["Name"], "/web");
         assert_eq!(shown["Config"]["Image"], "box");
         assert_eq!(shown["NetworkSettings"]["Ports"]["80/tcp"][1]["HostIp"], "127.0.0.1");
         assert_eq!((&shown["Path"], &shown["Args"][0]), (&json!("sleep"), &json!("9")));
         assert_eq!(shown["HostConfig"]["RestartPolicy"]["Name"], "always");
+        assert_eq!((&shown["Mounts"][0]["Name"], &shown["Mounts"][1]["Destination"]), (&json!("data"), &json!("/cache")));
+        assert_eq!(shown["HostConfig"]["Binds"], json!(["data:/data:rw"]));
+        assert_eq!(shown["NetworkSettings"]["Networks"]["back"]["Aliases"], json!(["web", "000000000000"]));
     }
 }

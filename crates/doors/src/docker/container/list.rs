@@ -5,16 +5,17 @@ use super::{
         body::{Body, ok},
         fault::{Answer, Fault},
         filters::Filters,
-        names, reference,
+        names, network, reference,
         server::Ask,
         words::span,
     },
     inspect::{image_shown, mounts, networks},
+    membership::{USUAL, is_usual},
     state::{Status, exit_code, health, sentence},
 };
 use http::Response;
 use serde_json::{Value, json};
-use yun_types::{Instance, PublishedPort, Timestamp};
+use yun_types::{Instance, Network, PublishedPort, Timestamp};
 
 const WORDS: [&str; 14] = [
     "ancestor",
@@ -56,18 +57,23 @@ pub(crate) async fn list(ask: Ask) -> Answer<Response<Body>> {
     };
     let (before, since) = (edge("before")?, edge("since")?);
     let now = ask.door.config.clock.now();
+    // Who is in the project's own network only needs no look at networks.
+    let known = match all.iter().any(|i| !i.spec.networks.is_empty()) || !filters.of("network").is_empty() {
+        true => network::networks(&ask.cloud).await?,
+        false => Vec::new(),
+    };
     let shown: Vec<Value> = all
         .iter()
         .filter(|i| ended_too || Status::of(i).live())
         .filter(|i| before.is_none_or(|at| i.metadata.created < at) && since.is_none_or(|at| i.metadata.created > at))
-        .filter(|i| wanted(&filters, i))
+        .filter(|i| wanted(&filters, i, &known))
         .take(limit.unwrap_or(usize::MAX))
-        .map(|i| summary(i, now))
+        .map(|i| summary(i, now, &known))
         .collect();
     Ok(ok(&shown))
 }
 
-fn wanted(filters: &Filters, instance: &Instance) -> bool {
+fn wanted(filters: &Filters, instance: &Instance, known: &[Network]) -> bool {
     let id = names::id(instance.metadata.id);
     let port = |wanted: &str, of: &dyn Fn(&PublishedPort) -> u16| {
         let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
@@ -83,7 +89,13 @@ fn wanted(filters: &Filters, instance: &Instance) -> bool {
         && filters.any("health", |wanted| health(instance).as_deref().unwrap_or("none") == wanted)
         && filters.any("publish", |wanted| port(wanted, &|p| p.host.get()))
         && filters.any("expose", |wanted| port(wanted, &|p| p.guest.get()))
-        && filters.any("network", |wanted| networks(instance).as_object().is_some_and(|all| all.contains_key(wanted)))
+        && filters.any("network", |wanted| {
+            let wanted = if is_usual(wanted) { USUAL } else { wanted };
+            networks(instance, known).as_object().is_some_and(|all| {
+                let by_id = |network: &Value| network["NetworkID"].as_str().is_some_and(|id| id.starts_with(wanted));
+                all.contains_key(wanted) || names::is_prefix(wanted) && all.values().any(by_id)
+            })
+        })
         && filters.any("volume", |wanted| {
             mounts(instance)
                 .iter()
@@ -101,7 +113,7 @@ fn is_of(instance: &Instance, image: &str) -> bool {
         || (digits.len() >= 4 && names::is_prefix(digits) && digest.is_some_and(|digest| digest.starts_with(digits)))
 }
 
-fn summary(instance: &Instance, now: Timestamp) -> Value {
+fn summary(instance: &Instance, now: Timestamp, known: &[Network]) -> Value {
     let pin = instance.status.image.as_ref();
     json!({
         "Id": names::id(instance.metadata.id),
@@ -115,7 +127,7 @@ fn summary(instance: &Instance, now: Timestamp) -> Value {
         "State": Status::of(instance).word(),
         "Status": sentence(instance, now),
         "HostConfig": { "NetworkMode": "default" },
-        "NetworkSettings": { "Networks": networks(instance) },
+        "NetworkSettings": { "Networks": networks(instance, known) },
         "Mounts": mounts(instance),
     })
 }

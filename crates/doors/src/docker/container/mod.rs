@@ -10,6 +10,7 @@ mod inspect;
 mod life;
 mod list;
 mod logs;
+mod membership;
 mod request;
 mod state;
 mod top;
@@ -25,6 +26,8 @@ pub(super) use inspect::inspect;
 pub(super) use life::{act, kill, remove, remove_ended, resize};
 pub(super) use list::{list, prune};
 pub(super) use logs::logs;
+pub(super) use membership::{is_usual, member};
+pub(super) use request::Endpoint;
 #[cfg(test)]
 pub(super) use state::tests;
 pub(super) use state::{Status, exit_code};

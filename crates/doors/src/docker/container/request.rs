@@ -27,6 +27,8 @@ pub(super) struct Request {
     #[serde(deserialize_with = "or_empty")]
     pub(super) domainname: String,
     #[serde(deserialize_with = "or_empty")]
+    pub(super) mac_address: String,
+    #[serde(deserialize_with = "or_empty")]
     pub(super) tty: bool,
     #[serde(deserialize_with = "or_empty")]
     pub(super) open_stdin: bool,
@@ -142,6 +144,40 @@ pub(super) struct MountRequest {
     pub(super) read_only: bool,
     #[serde(deserialize_with = "or_empty")]
     pub(super) tmpfs_options: TmpfsOptions,
+    #[serde(deserialize_with = "or_empty")]
+    pub(super) volume_options: VolumeOptions,
+    #[serde(deserialize_with = "or_empty")]
+    pub(super) bind_options: BindOptions,
+}
+
+/// `volume-nocopy` and `volume-driver`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct VolumeOptions {
+    #[serde(deserialize_with = "or_empty")]
+    pub(super) no_copy: bool,
+    #[serde(deserialize_with = "or_empty")]
+    pub(super) subpath: String,
+    #[serde(deserialize_with = "or_empty")]
+    pub(super) driver_config: DriverConfig,
+}
+
+/// Who keeps a volume.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct DriverConfig {
+    #[serde(deserialize_with = "or_empty")]
+    pub(super) name: String,
+    #[serde(deserialize_with = "or_empty")]
+    pub(super) options: BTreeMap<String, String>,
+}
+
+/// `bind-propagation`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct BindOptions {
+    #[serde(deserialize_with = "or_empty")]
+    pub(super) propagation: String,
 }
 
 /// `tmpfs-size`
@@ -163,11 +199,14 @@ pub(super) struct Networking {
 /// How it is on one.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     #[serde(deserialize_with = "or_empty")]
     pub(super) aliases: Vec<String>,
     #[serde(rename = "IPAMConfig", deserialize_with = "or_empty")]
     pub(super) ipam: Ipam,
+    /// Everything else, for what is refused unless it is empty.
+    #[serde(flatten)]
+    pub(super) rest: Map<String, Value>,
 }
 
 /// `--ip`
@@ -176,6 +215,8 @@ pub(super) struct Endpoint {
 pub(super) struct Ipam {
     #[serde(rename = "IPv4Address", deserialize_with = "or_empty")]
     pub(super) address: String,
+    #[serde(rename = "IPv6Address", deserialize_with = "or_empty")]
+    pub(super) address6: String,
 }
 
 /// Clients write `null` for what they have nothing to say about.

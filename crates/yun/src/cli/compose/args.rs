@@ -43,9 +43,10 @@ pub(crate) enum ComposeCommand {
         /// Only these, and what they depend on
         services: Vec<String>,
     },
-    /// Stop and remove services
+    /// Stop and remove services and their networks; volumes stay
+    #[command(after_help = "Examples:\n  yun compose down\n  yun compose down -v      with the volumes and all that is in them")]
     Down {
-        /// Accepted as Docker has it: there are no volumes yet that could be kept
+        /// Also remove the volumes with their data
         #[arg(long, short = 'v')]
         volumes: bool,
     },

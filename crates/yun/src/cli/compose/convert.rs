@@ -4,12 +4,12 @@ use anyhow::{Context as _, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use yun_types::{
     Capability, ContainerOptions, GroupSpec, HealthCheck, HealthProbe, InstanceSpec, InstanceTemplate, Labels, Mount,
-    Name, Security, Size, Span, UpdatePolicy,
+    Name, NetworkMembership, Security, Size, Span, UpdatePolicy, VolumeMount,
 };
 
 use super::{
     model::{Compose, Content, named},
-    service::{Check, Service},
+    service::{Check, Joined, Service, Source, Stored},
 };
 use crate::cli::launch::of_image;
 
@@ -45,6 +45,16 @@ pub(crate) struct Planned {
     pub(crate) body: Body,
 }
 
+impl Planned {
+    /// What its instances are like.
+    pub(crate) fn spec(&self) -> &InstanceSpec {
+        match &self.body {
+            Body::Instance(spec) => spec,
+            Body::Group(group) => &group.template.spec,
+        }
+    }
+}
+
 /// The labels of everything that belongs to the project.
 pub(crate) fn labels(compose: &Compose) -> Labels {
     Labels::from([(PROJECT.to_owned(), compose.name.to_string())])
@@ -66,8 +76,9 @@ pub(crate) fn service(compose: &Compose, service: &Service, image: &str) -> Resu
     let mut all: Labels = service.labels.clone();
     all.extend(labels(compose));
     all.insert(SERVICE.into(), service.key.clone());
-    let names: Vec<String> = aliases(service)?.iter().map(ToString::to_string).collect();
-    all.insert(ALIASES.into(), names.join(","));
+    // In every network that it is in, and for a group only those of it that are ready.
+    let own = named(&service.key).with_context(|| format!("{:?} makes no name", service.key))?;
+    all.insert(ALIASES.into(), own.to_string());
     let body = match service.replicas {
         None | Some(1) => Body::Instance(spec),
         Some(replicas) => Body::Group(GroupSpec {
@@ -127,6 +138,8 @@ fn instance(compose: &Compose, service: &Service, image: &str) -> Result<Instanc
         size,
         restart: service.restart,
         publish: service.ports.clone(),
+        networks: networks(compose, service)?,
+        volumes: volumes(compose, service)?,
         stop_timeout: service.stop_timeout,
         container,
         ..of_image(image)
@@ -138,14 +151,31 @@ fn bind(source: &std::path::Path, target: String, read_only: bool) -> Mount {
     Mount::Bind { source: plain.display().to_string(), target, read_only }
 }
 
-/// The names by which others find the service.
-fn aliases(service: &Service) -> Result<BTreeSet<Name>> {
-    let own = named(&service.key).with_context(|| format!("{:?} makes no name", service.key))?;
-    let mut all = BTreeSet::from([own]);
-    for alias in &service.aliases {
-        all.insert(alias.parse::<Name>().with_context(|| format!("alias {alias:?}"))?);
-    }
-    Ok(all)
+/// The networks that a service is in.
+fn networks(compose: &Compose, service: &Service) -> Result<Vec<NetworkMembership>> {
+    let one = |joined: &Joined| {
+        let net = compose.networks.get(&joined.key).with_context(|| format!("{} is not declared", joined.key))?;
+        Ok(NetworkMembership {
+            address: joined.address,
+            aliases: joined.aliases.clone(),
+            ..NetworkMembership::of(net.name.clone())
+        })
+    };
+    service.networks.iter().map(one).collect()
+}
+
+fn volumes(compose: &Compose, service: &Service) -> Result<Vec<VolumeMount>> {
+    let one = |mount: &Stored| {
+        let volume = match &mount.source {
+            Source::Anonymous => None,
+            Source::Named(key) => {
+                Some(compose.volumes.get(key).with_context(|| format!("{key} is not declared"))?.name.clone())
+            }
+        };
+        let (target, read_only, no_copy) = (Some(mount.target.clone()), mount.read_only, mount.no_copy);
+        Ok(VolumeMount { volume, target, read_only, no_copy })
+    };
+    service.volumes.iter().map(one).collect()
 }
 
 /// A time of a health check; less than a second counts as one.

@@ -1,4 +1,4 @@
-//! `yun compose`: unchanged Compose files (compose-spec.io) as instances and groups in the network of the cloud's project.
+//! `yun compose`: unchanged Compose files (compose-spec.io) as instances and groups, with networks and volumes of their own.
 //!
 //! Written by hand on a YAML value rather than with a crate of Compose types: what matters most is that every key is known, warned about or refused
 //! by name with its line, and that variables are replaced as the specification says. A service becomes one instance, or a group when it has
@@ -6,6 +6,7 @@
 
 pub(crate) mod args;
 mod convert;
+mod ground;
 mod interpolate;
 mod model;
 mod node;
@@ -53,7 +54,7 @@ pub(crate) async fn run(cloud: &Cloud, args: ComposeArgs) -> Result<Code> {
             }
             Ok(0)
         }
-        ComposeCommand::Down { volumes: _ } => up::down(cloud, &compose).await.map(|()| 0),
+        ComposeCommand::Down { volumes } => up::down(cloud, &compose, volumes).await.map(|()| 0),
         ComposeCommand::Ps => {
             let all = all(cloud, &compose).await?;
             output::list(&all, cloud.output, "nothing of this project: start it with yun compose up -d")?;

@@ -9,9 +9,10 @@ use std::{
 use yun_types::Name;
 
 use super::{
+    ground::{self, Net, Store},
     interpolate::{self, Variables},
-    node::{Node, Source},
-    service::{Condition, Service},
+    node::{self, Node},
+    service::{Condition, Service, Source},
 };
 
 /// File names in the order in which they are looked for.
@@ -44,6 +45,8 @@ pub(crate) struct Compose {
     pub(crate) name: Name,
     /// In the order in which they are started.
     pub(crate) services: Vec<Service>,
+    pub(crate) networks: BTreeMap<String, Net>,
+    pub(crate) volumes: BTreeMap<String, Store>,
     pub(crate) secrets: BTreeMap<String, Content>,
     pub(crate) configs: BTreeMap<String, Content>,
     /// What people should know.
@@ -80,7 +83,7 @@ impl Compose {
 
     /// Reads a text.
     pub(crate) fn read(file: &str, text: &str, directory: &Path, variables: &Variables, asked: &Asked) -> Result<Self> {
-        let source = Source::new(file, text);
+        let source = node::Source::new(file, text);
         let mut value: Value = serde_yaml_ng::from_str(text).map_err(|e| crate::cli::apply::manifest::at(file, &e))?;
         value.apply_merge().map_err(|e| anyhow!("{file}: cannot merge <<: {e}"))?;
         let mut missing = Vec::new();
@@ -99,20 +102,29 @@ impl Compose {
             &[("include", include), ("models", "run models as services")],
         )?;
         let name = project_name(asked, &top, variables, directory)?;
-        let networks = networks(&top)?;
+        let (networks, volumes) = (ground::networks(&top, &name)?, ground::volumes(&top, &name)?);
         let (secrets, configs) = (contents(&top, "secrets", directory)?, contents(&top, "configs", directory)?);
         let services = top.get("services").ok_or_else(|| top.bad("the file has no services: write services:"))?;
         let mut all = Vec::new();
         for (key, node) in services.entries()? {
             let service = Service::read(&key, &node, directory)?;
-            if let Some(network) = service.networks.iter().find(|name| *name != "default" && !networks.contains(*name))
-            {
-                return Err(node.bad(format!("network {network} is used and not declared: add it under networks:")));
+            let undeclared = |what: &str, name: &str| {
+                Err(node.bad(format!("{what} {name} is used and not declared: add it under {what}s:")))
+            };
+            if let Some(joined) = service.networks.iter().find(|joined| !networks.contains_key(&joined.key)) {
+                return undeclared("network", &joined.key);
+            }
+            for mount in &service.volumes {
+                if let Source::Named(key) = &mount.source
+                    && !volumes.contains_key(key)
+                {
+                    return undeclared("volume", key);
+                }
             }
             for (what, used, known) in [("secret", &service.secrets, &secrets), ("config", &service.configs, &configs)]
             {
                 if let Some((name, _)) = used.iter().find(|(name, _)| !known.contains_key(name.as_str())) {
-                    return Err(node.bad(format!("{what} {name} is used and not declared: add it under {what}s:")));
+                    return undeclared(what, name);
                 }
             }
             all.push((service, node));
@@ -129,7 +141,7 @@ impl Compose {
             bail!("{file}: every service has a profile that is off: turn one on with --profile");
         }
         let warnings = source.warnings();
-        Ok(Self { name, services, secrets, configs, warnings, resolved: value })
+        Ok(Self { name, services, networks, volumes, secrets, configs, warnings, resolved: value })
     }
 
     /// The service with this key.
@@ -194,30 +206,6 @@ pub(crate) fn named(word: &str) -> Option<Name> {
     let lower = word.to_ascii_lowercase();
     let words: Vec<&str> = lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
     words.join("-").trim_start_matches(|c: char| !c.is_ascii_lowercase()).parse().ok()
-}
-
-/// The networks that the file declares. All of them are the one network of the cloud's project, which is said when that makes a difference.
-fn networks(top: &Node<'_>) -> Result<BTreeSet<String>> {
-    let Some(section) = top.get("networks") else { return Ok(BTreeSet::new()) };
-    let mut all = BTreeSet::new();
-    for (name, node) in section.entries()? {
-        if !node.value().is_null() {
-            let one = "leave it out: every service is in the network of the cloud's project";
-            node.check(
-                &["internal", "name", "labels"],
-                &["driver", "driver_opts", "attachable", "enable_ipv4"],
-                &[("ipam", one), ("external", one), ("enable_ipv6", "leave it out: networks have IPv4 only")],
-            )?;
-            if node.get("internal").map(|flag| flag.flag()).transpose()?.unwrap_or_default() {
-                return Err(node.bad("an internal network is not supported yet: leave internal out, if its services may reach the outside"));
-            }
-        }
-        all.insert(name);
-    }
-    if all.len() > 1 {
-        section.warn("these networks are not set apart yet: all services are in the network of the cloud's project");
-    }
-    Ok(all)
 }
 
 fn contents(top: &Node<'_>, key: &str, directory: &Path) -> Result<BTreeMap<String, Content>> {

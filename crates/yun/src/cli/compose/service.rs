@@ -3,9 +3,10 @@
 use anyhow::Result;
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
-use yun_types::{Bytes, Cpu, Mount, PublishedPort, RestartPolicy};
+use yun_types::{Bytes, Cpu, Mount, Name, PublishedPort, RestartPolicy};
 
 use super::{interpolate::dotenv, model::Dependency, node::Node};
 
@@ -113,6 +114,33 @@ pub(crate) struct Bound {
     pub(crate) read_only: bool,
 }
 
+/// Which volume is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// One that the file declares under this key.
+    Named(String),
+    /// One that lives as long as its instance.
+    Anonymous,
+}
+
+/// A volume in a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) source: Source,
+    pub(crate) target: String,
+    pub(crate) read_only: bool,
+    pub(crate) no_copy: bool,
+}
+
+/// A network that a service is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Joined {
+    pub(crate) key: String,
+    /// More names by which others in it find the service.
+    pub(crate) aliases: Vec<Name>,
+    pub(crate) address: Option<Ipv4Addr>,
+}
+
 /// How health is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Check {
@@ -130,17 +158,16 @@ pub(crate) struct Service {
     pub(crate) image: String,
     /// Whether an image that is not here is fetched.
     pub(crate) pulls: bool,
-    pub(crate) container_name: Option<yun_types::Name>,
+    pub(crate) container_name: Option<Name>,
     pub(crate) entrypoint: Option<Vec<String>>,
     pub(crate) command: Option<Vec<String>>,
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) ports: Vec<PublishedPort>,
     pub(crate) binds: Vec<Bound>,
     pub(crate) tmpfs: Vec<Mount>,
+    pub(crate) volumes: Vec<Stored>,
     /// The networks it names.
-    pub(crate) networks: Vec<String>,
-    /// More names by which others find it.
-    pub(crate) aliases: Vec<String>,
+    pub(crate) networks: Vec<Joined>,
     pub(crate) depends_on: BTreeMap<String, Dependency>,
     pub(crate) health: Option<Check>,
     pub(crate) restart: RestartPolicy,
@@ -169,21 +196,25 @@ impl Service {
     /// Reads what stands under a service's key.
     pub(crate) fn read(key: &str, node: &Node<'_>, directory: &Path) -> Result<Self> {
         node.check(KNOWN, IGNORED, REFUSED)?;
-        if super::model::named(key).is_none() {
-            return Err(node.bad(format!("{key:?} makes no name: use letters, digits and hyphens")));
+        match super::model::named(key) {
+            None => return Err(node.bad(format!("{key:?} makes no name: use letters, digits and hyphens"))),
+            Some(name) if name.as_str() != key => {
+                node.warn(format!("others find this service as {name}: names in DNS have letters, digits and hyphens"));
+            }
+            Some(_) => {}
         }
         let image = node.get("image").ok_or_else(|| node.bad("the service has no image: write image: NAME"))?;
         let text = |key: &str| node.get(key).map(|node| node.text()).transpose();
         let list = |key: &str| node.get(key).map(|node| node.words()).transpose().map(Option::unwrap_or_default);
         let flag = |key: &str| node.get(key).map(|node| node.flag()).transpose().map(Option::unwrap_or_default);
         let deploy = deploy(node)?;
-        let (networks, aliases) = networks(node)?;
-        let (mut binds, mut tmpfs) = (Vec::new(), Vec::new());
+        let mut mounted = Mounted::default();
         if let Some(all) = node.get("volumes") {
             for item in all.items()? {
-                mount(&item, directory, &mut binds, &mut tmpfs)?;
+                mounted.read(&item, directory)?;
             }
         }
+        let Mounted { binds, volumes, mut tmpfs } = mounted;
         for word in list("tmpfs")? {
             let (target, options) =
                 word.split_once(':').map_or((word.as_str(), ""), |(target, options)| (target, options));
@@ -210,8 +241,8 @@ impl Service {
             ports: ports(node)?,
             binds,
             tmpfs,
-            networks,
-            aliases,
+            volumes,
+            networks: networks(node)?,
             depends_on: depends_on(node)?,
             health: node.get("healthcheck").map(|node| health(&node)).transpose()?.flatten(),
             restart: match node.get("restart") {
@@ -337,73 +368,121 @@ fn range(item: &Node<'_>, text: &str) -> Result<Vec<u16>> {
     }
 }
 
-/// What is said where a volume would be needed.
-const NO_VOLUMES: &str =
-    "volumes are not supported yet: use a directory of this machine (./data:/data, administrators only), or tmpfs";
+/// What `-v` may say behind a path and changes nothing here.
+const HARMLESS: &[&str] = &["rw", "z", "Z", "cached", "delegated", "consistent", "private", "rprivate"];
 
-fn mount(item: &Node<'_>, directory: &Path, binds: &mut Vec<Bound>, tmpfs: &mut Vec<Mount>) -> Result<()> {
-    if !item.value().is_mapping() {
+/// What is mounted in a service.
+#[derive(Debug, Default)]
+struct Mounted {
+    binds: Vec<Bound>,
+    volumes: Vec<Stored>,
+    tmpfs: Vec<Mount>,
+}
+
+impl Mounted {
+    fn read(&mut self, item: &Node<'_>, directory: &Path) -> Result<()> {
+        if item.value().is_mapping() { self.long(item, directory) } else { self.short(item, directory) }
+    }
+
+    fn short(&mut self, item: &Node<'_>, directory: &Path) -> Result<()> {
         let text = item.text()?;
         let parts: Vec<&str> = text.split(':').collect();
         let (source, target, options) = match parts[..] {
-            [_] => return Err(item.bad(format!("{text}: anonymous {NO_VOLUMES}"))),
-            [source, target] => (source, target, ""),
-            [source, target, options] => (source, target, options),
+            [target] => (None, target, ""),
+            [source, target] => (Some(source), target, ""),
+            [source, target, options] => (Some(source), target, options),
             _ => return Err(item.bad(format!("{text:?} is no volume: write it as in ./data:/var/lib/data"))),
         };
-        let read_only = options.split(',').any(|option| option == "ro");
-        binds.push(placed(item, source, target, read_only, directory)?);
-        return Ok(());
-    }
-    item.check(&["type", "source", "target", "read_only", "tmpfs", "volume", "bind"], &["consistency"], &[])?;
-    let target = item.get("target").ok_or_else(|| item.bad("the volume has no target"))?.text()?;
-    let read_only = item.get("read_only").map(|node| node.flag()).transpose()?.unwrap_or_default();
-    match item.get("type").map(|node| node.text()).transpose()?.as_deref() {
-        Some("tmpfs") => {
-            let size = item.get("tmpfs").and_then(|node| node.get("size"));
-            tmpfs.push(Mount::Tmpfs { target, size: size.map(|node| bytes(&node)).transpose()? });
+        if !target.starts_with('/') {
+            return Err(item.bad(format!("{target:?} is no path in the container: write it from the root, as in data:/var/lib/data")));
         }
-        Some("bind") => {
-            let source = item.get("source").ok_or_else(|| item.bad("the bind mount has no source"))?.text()?;
-            binds.push(Bound { source: directory.join(source), target, read_only });
+        let (mut read_only, mut no_copy) = (false, false);
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            match option {
+                "ro" => read_only = true,
+                "nocopy" => no_copy = true,
+                other if HARMLESS.contains(&other) => {}
+                other => return Err(item.bad(format!("the mode {other} is not supported: use ro, rw or nocopy"))),
+            }
         }
-        Some("volume") | None => return Err(item.bad(format!("named {NO_VOLUMES}"))),
-        Some(other) => return Err(item.bad(format!("type {other} is not supported: use bind or tmpfs"))),
+        let target = target.to_owned();
+        match source {
+            Some(path) if path.starts_with(['/', '.', '~']) => {
+                self.binds.push(Bound { source: placed(path, directory), target, read_only });
+            }
+            Some(name) => {
+                self.volumes.push(Stored { source: Source::Named(name.to_owned()), target, read_only, no_copy });
+            }
+            None => self.volumes.push(Stored { source: Source::Anonymous, target, read_only, no_copy }),
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn long(&mut self, item: &Node<'_>, directory: &Path) -> Result<()> {
+        item.check(&["type", "source", "target", "read_only", "tmpfs", "volume", "bind"], &["consistency"], &[])?;
+        let target = item.get("target").ok_or_else(|| item.bad("the volume has no target"))?.text()?;
+        let read_only = item.get("read_only").map(|node| node.flag()).transpose()?.unwrap_or_default();
+        let source = item.get("source").map(|node| node.text()).transpose()?;
+        match item.get("type").map(|node| node.text()).transpose()?.as_deref() {
+            Some("tmpfs") => {
+                let size = item.get("tmpfs").and_then(|node| node.get("size"));
+                self.tmpfs.push(Mount::Tmpfs { target, size: size.map(|node| bytes(&node)).transpose()? });
+            }
+            Some("bind") => {
+                if let Some(bind) = item.get("bind") {
+                    bind.check(&[], &["create_host_path", "selinux"], &[("propagation", "leave it out")])?;
+                }
+                let source = source.ok_or_else(|| item.bad("the bind mount has no source"))?;
+                self.binds.push(Bound { source: placed(&source, directory), target, read_only });
+            }
+            Some("volume") | None => {
+                let mut no_copy = false;
+                if let Some(volume) = item.get("volume") {
+                    volume.check(&["nocopy"], &[], &[("subpath", "mount the whole volume")])?;
+                    no_copy = volume.get("nocopy").map(|node| node.flag()).transpose()?.unwrap_or_default();
+                }
+                let source = source.map_or(Source::Anonymous, Source::Named);
+                self.volumes.push(Stored { source, target, read_only, no_copy });
+            }
+            Some(other) => return Err(item.bad(format!("type {other} is not supported: use volume, bind or tmpfs"))),
+        }
+        Ok(())
+    }
 }
 
-fn placed(item: &Node<'_>, source: &str, target: &str, read_only: bool, directory: &Path) -> Result<Bound> {
-    if !source.starts_with(['/', '.', '~']) {
-        return Err(item.bad(format!("{source}: named {NO_VOLUMES}")));
-    }
-    let source = match (source.strip_prefix("~/"), std::env::var_os("HOME")) {
+/// A path of this machine, as the file means it.
+fn placed(source: &str, directory: &Path) -> PathBuf {
+    match (source.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => Path::new(&home).join(rest),
         _ => directory.join(source.strip_prefix("./").unwrap_or(source)),
-    };
-    Ok(Bound { source, target: target.to_owned(), read_only })
+    }
 }
 
-/// The networks that a service names, and the names that it has in them.
-fn networks(node: &Node<'_>) -> Result<(Vec<String>, Vec<String>)> {
-    let Some(section) = node.get("networks") else { return Ok((vec!["default".to_owned()], Vec::new())) };
+/// The networks that a service names; the usual one if none.
+fn networks(node: &Node<'_>) -> Result<Vec<Joined>> {
+    let joined = |key: String| Joined { key, aliases: Vec::new(), address: None };
+    let Some(section) = node.get("networks") else { return Ok(vec![joined(super::ground::USUAL.to_owned())]) };
     if section.value().is_sequence() {
-        return Ok((section.words()?, Vec::new()));
+        return Ok(section.words()?.into_iter().map(joined).collect());
     }
-    let (mut all, mut aliases) = (Vec::new(), Vec::new());
-    for (name, node) in section.entries()? {
+    let mut all = Vec::new();
+    for (key, node) in section.entries()? {
+        let mut network = joined(key);
         if !node.value().is_null() {
-            let address = "leave it out: services find each other by name";
+            let four = "leave it out: networks have IPv4 only";
             node.check(
-                &["aliases"],
+                &["aliases", "ipv4_address"],
                 &["priority", "gw_priority", "interface_name"],
-                &[("ipv4_address", address), ("ipv6_address", address), ("mac_address", address)],
+                &[("ipv6_address", four), ("link_local_ips", four), ("mac_address", "leave it out"), ("driver_opts", "leave it out")],
             )?;
-            aliases.extend(node.get("aliases").map(|node| node.words()).transpose()?.unwrap_or_default());
+            for alias in node.get("aliases").map(|node| node.words()).transpose()?.unwrap_or_default() {
+                network.aliases.push(alias.parse().map_err(|e| node.bad(format!("alias {alias:?}: {e}")))?);
+            }
+            network.address = node.get("ipv4_address").map(|node| node.parse()).transpose()?;
         }
-        all.push(name);
+        all.push(network);
     }
-    Ok((all, aliases))
+    Ok(all)
 }
 
 fn depends_on(node: &Node<'_>) -> Result<BTreeMap<String, Dependency>> {
@@ -510,7 +589,7 @@ fn disk(service: &Node<'_>) -> Result<Option<Bytes>> {
 }
 
 /// `64m`, `1gb`, `512M` or bytes, as Compose writes them.
-fn bytes(node: &Node<'_>) -> Result<Bytes> {
+pub(crate) fn bytes(node: &Node<'_>) -> Result<Bytes> {
     let text = node.text()?;
     let upper = text.trim().to_ascii_uppercase();
     let plain = upper.strip_suffix('B').filter(|rest| rest.ends_with(['K', 'M', 'G', 'T'])).unwrap_or(&upper);

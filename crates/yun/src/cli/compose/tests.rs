@@ -52,6 +52,10 @@ services:
   init:
     image: postgres
     networks: [back]
+    volumes:
+      - data:/var/lib/data
+      - /cache
+      - { type: volume, source: data, target: /ro, read_only: true, volume: { nocopy: true } }
     entrypoint: ["sh", "-c"]
     command: ["true"]
   debug:
@@ -97,7 +101,9 @@ fn a_whole_file_becomes_instances_groups_networks_and_volumes() {
     assert_eq!(ports, ["8080:80", "127.0.0.1:9000:90/udp", "127.0.0.1:9001:91/udp", "8443:443"]);
     // What a service says itself replaces what it merges; a name without a value anywhere is left out.
     assert_eq!(web.container.env.into_iter().collect::<Vec<_>>(), [("MODE".to_owned(), "live".to_owned())]);
-    assert_eq!(planned.labels[yun_types::ALIASES], "web,www");
+    assert_eq!(planned.labels[yun_types::ALIASES], "web");
+    let [back] = &web.networks[..] else { panic!("{:?}", web.networks) };
+    assert_eq!((back.network.as_str(), back.aliases[0].as_str()), ("shop-back", "www"));
     assert!(web.container.mounts.contains(&Mount::Bind {
         source: "/srv/My Shop/conf".into(),
         target: "/etc/nginx".into(),
@@ -111,10 +117,31 @@ fn a_whole_file_becomes_instances_groups_networks_and_volumes() {
 
     let db = instance(&compose, "db");
     assert_eq!(db.restart, RestartPolicy::Never);
+    let init = instance(&compose, "init");
+    let volumes: Vec<String> = init.volumes.iter().map(ToString::to_string).collect();
+    assert_eq!(volumes, ["shop-data:/var/lib/data", "/cache", "shop-data:/ro:ro"]);
+    assert!(init.volumes[2].no_copy && !init.volumes[0].no_copy);
     let health = db.container.health.unwrap();
     assert_eq!((health.interval, health.timeout, health.retries), (Span::seconds(2), Span::seconds(30), 5));
     let HealthProbe::Command { command } = health.probe else { panic!("{:?}", health.probe) };
     assert_eq!(command, ["/bin/sh", "-c", "pg_isready -U $USER"]);
+}
+
+#[test]
+fn networks_and_volumes_are_the_projects_own_unless_they_are_external() {
+    let text = "name: shop\nservices:\n  a: { image: x, networks: { front: { ipv4_address: 10.9.0.7 }, old: } }\n  b: { image: x }
+networks:\n  front: { name: the-front, internal: true, ipam: { config: [{ subnet: 10.9.0.0/24 }] } }\n  old: { external: { name: Old_Net } }
+volumes:\n  big: { driver: local, driver_opts: { size: 2g } }\n  theirs: { external: true }\n";
+    let compose = read(text).unwrap();
+    let (front, old) = (&compose.networks["front"], &compose.networks["old"]);
+    assert_eq!((front.name.as_str(), front.internal, front.cidr.as_deref()), ("the-front", true, Some("10.9.0.0/24")));
+    assert_eq!((old.name.as_str(), old.external), ("old-net", true));
+    let a = instance(&compose, "a");
+    assert_eq!((a.networks[0].address, a.networks[1].network.as_str()), (Some([10, 9, 0, 7].into()), "old-net"));
+    assert_eq!(instance(&compose, "b").networks[0].network.as_str(), "shop-default");
+    let (big, theirs) = (&compose.volumes["big"], &compose.volumes["theirs"]);
+    assert_eq!((big.name.as_str(), big.size, big.external), ("shop-big", Some(yun_types::Bytes::gib(2)), false));
+    assert_eq!((theirs.name.as_str(), theirs.external), ("theirs", true));
 }
 
 #[test]
@@ -165,9 +192,13 @@ fn every_key_is_known_warned_about_or_refused_by_name_with_its_line() {
         ("depends_on: [nobody]", "it depends on service nobody, which is not in the file"),
         ("depends_on: { init: { condition: nice } }", "condition nice is unknown: use service_started"),
         ("depends_on: [web]", "services depend on each other in a circle"),
-        ("volumes: [data:/data]", "data: named volumes are not supported yet: use a directory of this machine"),
-        ("volumes: [/data]", "anonymous volumes are not supported yet"),
-        ("volumes: [{ type: cluster, target: /x }]", "type cluster is not supported"),
+        ("volumes: [dta:/data]", "compose.yaml:34: services.db: volume dta is used and not declared: add it under volumes:"),
+        ("volumes: [data:data]", "\"data\" is no path in the container: write it from the root"),
+        ("volumes: ['data:/data:shared']", "the mode shared is not supported: use ro, rw or nocopy"),
+        ("volumes: ['a:/b:c:d']", "is no volume: write it as in ./data:/var/lib/data"),
+        ("volumes: [{ type: cluster, target: /x }]", "type cluster is not supported: use volume, bind or tmpfs"),
+        ("volumes: [{ type: volume, source: data, target: /x, volume: { subpath: y } }]", "subpath is not supported"),
+        ("volumes: [{ type: bind, source: ., target: /x, bind: { propagation: shared } }]", "propagation is not supported"),
         ("secrets: [key]", "secret key is used and not declared"),
         ("mem_limit: lots", "\"lots\" is no size"),
         ("stop_grace_period: soon", "time \"soon\" is not understood"),
@@ -183,9 +214,28 @@ fn every_key_is_known_warned_about_or_refused_by_name_with_its_line() {
     for (text, wanted) in [
         ("include: [other.yaml]\nservices: {}\n", "include is not supported: put the services into this file"),
         (
-            "services:\n  a: { image: x }\nnetworks:\n  n: { internal: true }\n",
-            "an internal network is not supported yet",
+            "services:\n  a: { image: x }\nnetworks:\n  n: { driver: macvlan }\n",
+            "compose.yaml:4: networks.n: driver macvlan is not supported: leave it out",
         ),
+        (
+            "services:\n  a: { image: x }\nnetworks:\n  n: { ipam: { config: [{ subnet: 10.9.0.0/24, gateway: 10.9.0.9 }] } }\n",
+            "gateway is not supported: leave it out: the gateway has the first address",
+        ),
+        ("services:\n  a: { image: x }\nnetworks:\n  n: { enable_ipv6: true }\n", "networks have IPv4 only"),
+        ("services:\n  a: { image: x }\nnetworks:\n  n: { driver_opts: { o: 1 } }\n", "driver_opts.o is not supported"),
+        (
+            "services:\n  a: { image: x }\nnetworks:\n  n: { external: true, internal: true }\n",
+            "internal is unknown",
+        ),
+        (
+            "services:\n  a: { image: x }\nvolumes:\n  v: { driver: nfs }\n",
+            "driver nfs is not supported: leave it out: volumes are kept on the cloud's nodes",
+        ),
+        (
+            "services:\n  a: { image: x }\nvolumes:\n  v: { driver_opts: { type: nfs } }\n",
+            "driver_opts.type is not supported: the only one is size, as in size: 10g",
+        ),
+        ("services:\n  a: { image: x }\nvolumes:\n  v: { name: '9' }\n", "\"9\" makes no name"),
         ("services:\n  a: { image: x, networks: [front] }\n", "network front is used and not declared"),
         ("services: {}\nsevices: {}\n", "sevices is unknown; did you mean services?"),
         ("volumes: {}\n", "the file has no services"),

@@ -5,14 +5,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use yun_api::{
-    client::{Error, ResponseValue, types},
-    cloud::{GroupCreate, GroupUpdate, InstanceAction, InstanceCreate},
-};
-use yun_types::{HealthState, Instance, InstanceState, Labels, Name, NameOrId};
+use yun_api::cloud::{GroupCreate, GroupUpdate, InstanceAction, InstanceCreate};
+use yun_types::{HealthState, Instance, InstanceSpec, InstanceState, Labels, Name, NameOrId};
 
 use super::{
     convert::{self, ALIASES, Body, PROJECT, Planned, SERVICE},
+    ground::{self, found},
     model::Compose,
     service::{Condition, Service},
     wait,
@@ -56,6 +54,8 @@ pub(crate) async fn up(cloud: &Cloud, compose: &Compose, how: &Up) -> Result<()>
         planned.push((service, convert::service(compose, service, &image)?));
     }
     strangers(cloud, compose, &planned).await?;
+    let needs = ground::needs(cloud, compose, &wanted).await?;
+    ground::make(cloud, compose, needs).await?;
     for (service, plan) in &planned {
         depend(cloud, &planned, service, how.limit).await?;
         let said = bring(cloud, compose, plan, how.limit).await.with_context(|| format!("service {}", plan.key))?;
@@ -90,30 +90,26 @@ async fn images(cloud: &Cloud) -> Result<BTreeMap<String, ()>> {
     Ok(page.items.into_iter().map(|image| (image.metadata.name.to_string(), ())).collect())
 }
 
-/// The answer, or `None` if there is no such object.
-fn found<T>(answer: Result<ResponseValue<T>, Error<types::Error>>) -> Result<Option<T>> {
-    match answer {
-        Err(Error::ErrorResponse(refused)) if refused.status().as_u16() == 404 => Ok(None),
-        other => other.explained().map(Some),
-    }
-}
-
-/// Refuses names that another Compose project has in the same network: services would find each other's.
+/// Refuses names that another Compose project has in a network that both share: services would find each other's.
 async fn strangers(cloud: &Cloud, compose: &Compose, planned: &[(&Service, Planned)]) -> Result<()> {
     let names = |labels: &Labels| -> BTreeSet<String> {
         labels.get(ALIASES).map_or("", String::as_str).split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect()
     };
-    let ours: BTreeSet<String> = planned.iter().flat_map(|(_, plan)| names(&plan.labels)).collect();
+    let networks = |spec: &InstanceSpec| -> BTreeSet<Name> { spec.networks.iter().map(|m| m.network.clone()).collect() };
     for other in instance::all(cloud, false, None).await?.0 {
         let labels = &other.metadata.labels;
         let Some(theirs) = labels.get(PROJECT).filter(|theirs| theirs.as_str() != compose.name.as_str()) else {
             continue;
         };
-        if let Some(name) = names(labels).intersection(&ours).next() {
-            bail!(
-                "the name {name} is that of a service of Compose project {theirs} in project {} already: use another project of the cloud (yun project create, then -p)",
-                cloud.project
-            );
+        let (taken, there) = (names(labels), networks(&other.spec));
+        for (_, plan) in planned {
+            let shared = networks(plan.spec()).intersection(&there).next().cloned();
+            let Some(network) = shared else { continue };
+            if let Some(name) = names(&plan.labels).intersection(&taken).next() {
+                bail!(
+                    "the name {name} is that of a service of Compose project {theirs} in network {network} already: use another network, or another name for the service"
+                );
+            }
         }
     }
     Ok(())
@@ -270,8 +266,8 @@ async fn orphans(cloud: &Cloud, compose: &Compose, how: &Up) -> Result<()> {
     Ok(())
 }
 
-/// Removes everything of the project.
-pub(crate) async fn down(cloud: &Cloud, compose: &Compose) -> Result<()> {
+/// Removes everything of the project; its volumes only if that is wanted.
+pub(crate) async fn down(cloud: &Cloud, compose: &Compose, volumes: bool) -> Result<()> {
     let limit = Duration::from_secs(300);
     let label = format!("{PROJECT}={}", compose.name);
     let (client, project) = (&cloud.client, cloud.project.clone());
@@ -293,5 +289,5 @@ pub(crate) async fn down(cloud: &Cloud, compose: &Compose) -> Result<()> {
         remove(cloud, &instance.metadata.name, limit).await?;
         say(cloud, &format!("{} removed", instance.metadata.name))?;
     }
-    Ok(())
+    ground::remove(cloud, compose, volumes).await
 }

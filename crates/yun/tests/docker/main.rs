@@ -1,80 +1,21 @@
 //! The Docker door: Debian's own `docker` and `docker-compose`, unchanged, on the real program.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs real command lines")]
 
+mod client;
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "../../linux/tests/image/registry.rs"]
+mod ground;
+#[path = "../../../linux/tests/image/registry.rs"]
 mod registry;
 
+use client::{Docker, client, real};
 use common::{Cloud, busybox_root, run, tarred, text};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    path::Path,
+    process::Stdio,
 };
-
-/// The command line of Docker that is tested.
-fn client() -> PathBuf {
-    std::env::var_os("YUN_TEST_DOCKER").map_or_else(|| "/usr/bin/docker".into(), PathBuf::from)
-}
-
-fn real(what: &str) -> bool {
-    if !common::real(what) {
-        return false;
-    }
-    let there = client().exists();
-    if !there {
-        eprintln!("SKIPPED {what}: {} is not installed (cargo xtask setup installs it)", client().display());
-    }
-    there
-}
-
-/// `docker`, on a cloud.
-struct Docker<'a>(&'a Cloud);
-
-impl Docker<'_> {
-    fn socket(&self) -> String {
-        format!("unix://{}", self.0.root().join("run/yun/docker.sock").display())
-    }
-
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command
-            .env("DOCKER_HOST", self.socket())
-            .env("DOCKER_CONFIG", self.0.root().join("docker"))
-            .stdin(Stdio::null());
-        for name in ["DOCKER_CONTEXT", "DOCKER_API_VERSION", "DOCKER_TLS_VERIFY"] {
-            command.env_remove(name);
-        }
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(client()).args(words).output().unwrap()
-    }
-
-    /// Must succeed; what it says.
-    #[track_caller]
-    fn ok(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        assert!(output.status.success(), "docker {}: {}\n{}", words.join(" "), text(&output.stderr), self.0.log());
-        text(&output.stdout).trim_end().to_owned()
-    }
-
-    /// Must fail; the code, and why.
-    #[track_caller]
-    fn fails(&self, words: &[&str]) -> (i32, String) {
-        let output = self.run(words);
-        assert!(!output.status.success(), "docker {} succeeded: {}", words.join(" "), text(&output.stdout));
-        (output.status.code().unwrap_or(-1), text(&output.stderr))
-    }
-
-    #[track_caller]
-    fn inspect(&self, name: &str) -> Value {
-        let all: Value = serde_json::from_str(&self.ok(&["inspect", name])).unwrap();
-        all[0].clone()
-    }
-}
 
 /// Writes an archive as `docker save` does: one layer, by hand.
 fn docker_archive(directory: &Path, tag: &str) -> String {
@@ -425,74 +366,6 @@ fn events_are_told_while_they_happen_and_afterwards() {
 }
 
 #[test]
-fn compose_brings_services_up_in_order_and_down_again() {
-    let program = Path::new("/usr/bin/docker-compose");
-    if !real("docker-compose") {
-        return;
-    }
-    if !program.exists() {
-        eprintln!("SKIPPED docker-compose: it is not installed (cargo xtask setup installs it)");
-        return;
-    }
-    let cloud = Cloud::with_box();
-    let docker = Docker(&cloud);
-    let shop = cloud.root().join("shop");
-    std::fs::create_dir(&shop).unwrap();
-    let port = common::free_port();
-    let file = format!(
-        r#"
-version: "2.4"
-services:
-  db:
-    image: box
-    network_mode: bridge
-    command: sh -c 'sleep 1; touch /tmp/ready; exec sleep 1000'
-    healthcheck:
-      test: ["CMD", "test", "-e", "/tmp/ready"]
-      interval: 1s
-      retries: 60
-  web:
-    image: box
-    network_mode: bridge
-    command: sh -c 'mkdir -p /www; echo $$MODE > /www/index.html; exec httpd -f -p 80 -h /www'
-    environment:
-      MODE: open
-    ports: ["127.0.0.1:{port}:80"]
-    depends_on:
-      db:
-        condition: service_healthy
-"#
-    );
-    std::fs::write(shop.join("docker-compose.yml"), file).unwrap();
-    let compose = |words: &[&str]| {
-        let output = docker.command(program).args(words).current_dir(&shop).output().unwrap();
-        assert!(
-            output.status.success(),
-            "docker-compose {}: {}\n{}",
-            words.join(" "),
-            text(&output.stderr),
-            cloud.log()
-        );
-        text(&output.stdout)
-    };
-    compose(&["up", "-d"]);
-    cloud.until("it is open", || common::http("127.0.0.1", port).is_some_and(|a| a == "open\n"));
-    assert_eq!(docker.inspect("shop_db_1")["State"]["Health"]["Status"], "healthy", "web waits for it");
-    let ps = compose(&["ps"]);
-    assert!(ps.contains("shop_web_1") && ps.contains("Up (healthy)"), "{ps}");
-    assert_eq!(compose(&["exec", "-T", "web", "sh", "-c", "echo $MODE"]), "open\n");
-    // Nothing changes when nothing is changed.
-    let before = docker.ok(&["ps", "-q"]);
-    compose(&["up", "-d"]);
-    assert_eq!(docker.ok(&["ps", "-q"]), before);
-    compose(&["stop", "-t", "0"]);
-    assert_eq!(docker.ok(&["ps", "-q"]), "");
-    compose(&["start"]);
-    compose(&["down", "-t", "0"]);
-    assert_eq!(docker.ok(&["ps", "-aq"]), "");
-}
-
-#[test]
 fn what_cannot_be_done_is_refused_with_the_way_out() {
     if !real("docker refusals") {
         return;
@@ -523,6 +396,16 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         (&["--cpus", "1000"], "more cpu than any node has"),
         (&["--name", "a/b"], "Invalid container name"),
         (&["--rm", "--restart", "always"], "--rm"),
+        (&["--network", "host"], "publish ports with -p"),
+        (&["--network", "none"], "docker network create --internal quiet"),
+        (&["--network", "container:x"], "let both join one network"),
+        (&["--network", "nowhere"], "network nowhere not found"),
+        (&["--mac-address", "02:00:00:00:00:01"], "--mac-address"),
+        (&["--ip6", "fd00::1"], "--ip6"),
+        (&["--volume-driver", "nfs"], "--volume-driver"),
+        (&["-v", "data:/data:shared"], "the mode shared"),
+        (&["--mount", "type=volume,src=data,dst=/data,volume-driver=nfs"], "volume-driver=nfs"),
+        (&["-v", "data:/data", "--tmpfs", "/data"], "two mounts have the target /data"),
     ] {
         let why = run(flags);
         assert!(why.contains(said), "docker create {}: {why}", flags.join(" "));

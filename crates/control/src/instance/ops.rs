@@ -83,10 +83,12 @@ fn kin(c: &Control, instance: &Instance) -> BTreeMap<NodeId, u32> {
     for row in c.instances.cache.all(&[project.as_str()]) {
         let other = &row.value.0;
         let same = other.status.group.as_ref().is_some_and(|other| other.id == tie.id);
-        if same && other.metadata.id != instance.metadata.id && other.metadata.deleting.is_none() {
-            for node in other.status.node {
-                *kin.entry(node).or_default() += 1;
-            }
+        if same
+            && other.metadata.id != instance.metadata.id
+            && other.metadata.deleting.is_none()
+            && let Some(node) = other.status.node
+        {
+            *kin.entry(node).or_default() += 1;
         }
     }
     kin

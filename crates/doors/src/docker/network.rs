@@ -11,9 +11,9 @@ use super::{
     words::moment,
 };
 use http::{Response, StatusCode};
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use yun_api::cloud::{Detach, NetworkAttach, NetworkCreate};
 use yun_types::{Name, NameOrId, Network, NetworkSpec};
@@ -71,8 +71,8 @@ async fn one(ask: &Ask, text: &str) -> Answer<Network> {
 pub(super) fn which<'a>(text: &str, all: &'a [Network]) -> Answer<&'a Network> {
     let usual = |n: &Network| is_usual(text) && n.metadata.name == Name::default_project();
     let exact = all.iter().find(|n| names::shown(&n.metadata) == text || n.metadata.name.as_str() == text || usual(n));
-    let found = exact
-        .or_else(|| all.iter().find(|n| names::is_prefix(text) && names::id(n.metadata.id).starts_with(text)));
+    let found =
+        exact.or_else(|| all.iter().find(|n| names::is_prefix(text) && names::id(n.metadata.id).starts_with(text)));
     found.ok_or_else(|| Fault::missing(format!("network {text} not found")))
 }
 
@@ -130,10 +130,16 @@ const MTU: &str = "com.docker.network.driver.mtu";
 /// From Docker's words to the cloud's.
 fn wanted(asked: Create) -> Answer<NetworkCreate> {
     if matches!(asked.name.as_str(), "bridge" | "host" | "none") {
-        return Err(Fault::new(StatusCode::FORBIDDEN, format!("operation is not permitted on predefined {} network", asked.name)));
+        return Err(Fault::new(
+            StatusCode::FORBIDDEN,
+            format!("operation is not permitted on predefined {} network", asked.name),
+        ));
     }
     if !names::is_valid(&asked.name) {
-        return Err(Fault::bad(format!("invalid network name {:?}: use letters, digits, '_', '.' and '-'", asked.name)));
+        return Err(Fault::bad(format!(
+            "invalid network name {:?}: use letters, digits, '_', '.' and '-'",
+            asked.name
+        )));
     }
     if let Some(driver) = asked.driver.filter(|d| !matches!(d.as_str(), "" | "bridge" | "default")) {
         return Err(Fault::bad(format!(
@@ -147,7 +153,9 @@ fn wanted(asked: Create) -> Answer<NetworkCreate> {
     if asked.ingress == Some(true) {
         return refused("--ingress", "publish ports with -p");
     }
-    if asked.config_only == Some(true) || asked.config_from.is_some_and(|from| from.network.is_some_and(|n| !n.is_empty())) {
+    if asked.config_only == Some(true)
+        || asked.config_from.is_some_and(|from| from.network.is_some_and(|n| !n.is_empty()))
+    {
         return refused("--config-only and --config-from", "write the options at each network");
     }
     if let Some(scope) = asked.scope.filter(|scope| !matches!(scope.as_str(), "" | "local")) {
@@ -185,7 +193,10 @@ fn wanted(asked: Create) -> Answer<NetworkCreate> {
     }
     let cidr = range.subnet.filter(|text| !text.is_empty());
     if let Some(gateway) = range.gateway.filter(|text| !text.is_empty()) {
-        let ours = cidr.as_deref().and_then(|cidr| cidr.parse::<Ipv4Net>().ok()).map(|cidr| NetworkSpec::new(cidr.trunc()).gateway());
+        let ours = cidr
+            .as_deref()
+            .and_then(|cidr| cidr.parse::<Ipv4Net>().ok())
+            .map(|cidr| NetworkSpec::new(cidr.trunc()).gateway());
         if ours.is_none_or(|ours| ours.to_string() != gateway) {
             let is = ours.map_or_else(|| "the first address of the range".to_owned(), |ours| ours.to_string());
             return refused(&format!("--gateway {gateway}"), &format!("leave it out: the gateway is {is}"));
@@ -219,7 +230,9 @@ pub(super) async fn create(mut ask: Ask) -> Answer<Response<Body>> {
 pub(super) async fn remove(ask: Ask, text: &str) -> Answer<Response<Body>> {
     let network = one(&ask, text).await?;
     delete(&ask, &network).await.map_err(|fault| match fault.status {
-        StatusCode::CONFLICT => Fault::new(StatusCode::FORBIDDEN, format!("error while removing network: {}", fault.message)),
+        StatusCode::CONFLICT => {
+            Fault::new(StatusCode::FORBIDDEN, format!("error while removing network: {}", fault.message))
+        }
         _ => fault,
     })?;
     Ok(empty(StatusCode::NO_CONTENT))
@@ -307,8 +320,14 @@ mod tests {
             (json!({ "Name": "ab", "EnableIPv6": true }), "--ipv6"),
             (json!({ "Name": "ab", "IPAM": { "Config": [{}, {}] } }), "several --subnet"),
             (json!({ "Name": "ab", "IPAM": { "Driver": "dhcp" } }), "--ipam-driver dhcp"),
-            (json!({ "Name": "ab", "IPAM": { "Config": [{ "Subnet": "10.9.0.0/24", "IPRange": "10.9.0.0/25" }] } }), "--ip-range"),
-            (json!({ "Name": "ab", "IPAM": { "Config": [{ "Subnet": "10.9.0.0/24", "Gateway": "10.9.0.9" }] } }), "the gateway is 10.9.0.1"),
+            (
+                json!({ "Name": "ab", "IPAM": { "Config": [{ "Subnet": "10.9.0.0/24", "IPRange": "10.9.0.0/25" }] } }),
+                "--ip-range",
+            ),
+            (
+                json!({ "Name": "ab", "IPAM": { "Config": [{ "Subnet": "10.9.0.0/24", "Gateway": "10.9.0.9" }] } }),
+                "the gateway is 10.9.0.1",
+            ),
             (json!({ "Name": "ab", "Options": { "com.docker.network.driver.mtu": "x" } }), "mtu=1500"),
             (json!({ "Name": "ab", "Options": { "encrypted": "" } }), "--opt encrypted"),
             (json!({ "Name": "ab", "ConfigOnly": true }), "--config-only"),

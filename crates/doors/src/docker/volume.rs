@@ -17,6 +17,8 @@ use uuid::Uuid;
 use yun_api::cloud::VolumeCreate;
 use yun_types::{Bytes, NameOrId, Volume, VolumeKind, VolumeSpec, VolumeState};
 
+/// The label with the size as it was written.
+const SIZE: &str = "docker.yun/size";
 /// Docker's label of volumes that were given no name.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
@@ -30,7 +32,8 @@ fn shown(volume: &Volume) -> Value {
     json!({
         "Name": names::shown(&volume.metadata), "Driver": "local", "Scope": "local", "Mountpoint": "",
         "CreatedAt": moment(Some(volume.metadata.created)), "Labels": names::users(&volume.metadata.labels),
-        "Options": { "size": volume.spec.size.to_string() }, "Status": { "state": volume.status.state },
+        // As they were written: Compose compares them.
+        "Options": volume.metadata.labels.get(SIZE).map(|size| json!({ "size": size })), "Status": { "state": volume.status.state },
         "UsageData": { "Size": volume.status.used.map_or(-1, |Bytes(n)| i64::try_from(n).unwrap_or(i64::MAX)), "RefCount": volume.status.users.len() },
     })
 }
@@ -85,11 +88,13 @@ fn wanted(asked: Create) -> Answer<VolumeCreate> {
     if let Some(driver) = asked.driver.filter(|driver| !matches!(driver.as_str(), "" | "local" | "default")) {
         return Err(Fault::bad(format!("--driver {driver} is not supported by yun: leave it out")));
     }
-    let mut spec = VolumeSpec::default();
+    let (mut spec, mut size) = (VolumeSpec::default(), None);
     for (option, value) in asked.driver_opts.unwrap_or_default() {
         match option.as_str() {
             "size" => {
-                spec.size = value.parse().map_err(|e: yun_types::Invalid| Fault::bad(format!("--opt size={value}: {e}")))?;
+                size = Some(value.clone());
+                spec.size =
+                    value.parse().map_err(|e: yun_types::Invalid| Fault::bad(format!("--opt size={value}: {e}")))?;
             }
             other => {
                 return Err(Fault::bad(format!(
@@ -101,6 +106,7 @@ fn wanted(asked: Create) -> Answer<VolumeCreate> {
     let (name, other) = names::cloud_name(&shown);
     let mut labels = asked.labels.unwrap_or_default();
     labels.retain(|key, _| !key.starts_with(names::OWN));
+    labels.extend(size.map(|size| (SIZE.to_owned(), size)));
     if anonymous {
         labels.insert(ANONYMOUS.into(), String::new());
     }

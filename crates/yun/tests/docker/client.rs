@@ -8,11 +8,11 @@ use std::{
 };
 
 /// The command line of Docker that is tested.
-pub fn client() -> PathBuf {
+pub(crate) fn client() -> PathBuf {
     std::env::var_os("YUN_TEST_DOCKER").map_or_else(|| "/usr/bin/docker".into(), PathBuf::from)
 }
 
-pub fn real(what: &str) -> bool {
+pub(crate) fn real(what: &str) -> bool {
     if !common::real(what) {
         return false;
     }
@@ -24,14 +24,14 @@ pub fn real(what: &str) -> bool {
 }
 
 /// `docker`, on a cloud.
-pub struct Docker<'a>(pub &'a Cloud);
+pub(crate) struct Docker<'a>(pub(crate) &'a Cloud);
 
 impl Docker<'_> {
-    pub fn socket(&self) -> String {
+    pub(crate) fn socket(&self) -> String {
         format!("unix://{}", self.0.root().join("run/yun/docker.sock").display())
     }
 
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command
             .env("DOCKER_HOST", self.socket())
@@ -43,13 +43,13 @@ impl Docker<'_> {
         command
     }
 
-    pub fn run(&self, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         self.command(client()).args(words).output().unwrap()
     }
 
     /// Must succeed; what it says.
     #[track_caller]
-    pub fn ok(&self, words: &[&str]) -> String {
+    pub(crate) fn ok(&self, words: &[&str]) -> String {
         let output = self.run(words);
         assert!(output.status.success(), "docker {}: {}\n{}", words.join(" "), text(&output.stderr), self.0.log());
         text(&output.stdout).trim_end().to_owned()
@@ -57,14 +57,14 @@ impl Docker<'_> {
 
     /// Must fail; the code, and why.
     #[track_caller]
-    pub fn fails(&self, words: &[&str]) -> (i32, String) {
+    pub(crate) fn fails(&self, words: &[&str]) -> (i32, String) {
         let output = self.run(words);
         assert!(!output.status.success(), "docker {} succeeded: {}", words.join(" "), text(&output.stdout));
         (output.status.code().unwrap_or(-1), text(&output.stderr))
     }
 
     #[track_caller]
-    pub fn inspect(&self, name: &str) -> Value {
+    pub(crate) fn inspect(&self, name: &str) -> Value {
         let all: Value = serde_json::from_str(&self.ok(&["inspect", name])).unwrap();
         all[0].clone()
     }

@@ -12,7 +12,10 @@ use super::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyStream;
 use serde_json::{Value, json};
@@ -28,35 +31,46 @@ const BLOCK: usize = 512;
 const DIRECTORY: u64 = 1 << 31;
 const LINK: u64 = 1 << 27;
 
-/// Sends files, or with HEAD only what the path is.
-pub(crate) async fn read(ask: Ask, text: &str, head: bool) -> Answer<Response<Body>> {
-    let path = path(&ask)?;
-    let instance = find(&ask, text).await?;
+/// What a path is, with the beginning of its archive and the rest.
+struct Opened {
+    stat: Value,
+    begin: Bytes,
+    rest: BoxStream<'static, io::Result<Bytes>>,
+}
+
+async fn open(ask: &Ask, text: &str, path: &str) -> Answer<Opened> {
+    let instance = find(ask, text).await?;
     let request = ask.cloud.client.instance_files_read().project(ask.cloud.project.clone());
-    let request = request.instance(NameOrId::Id(instance.metadata.id)).path(path.clone());
+    let request = request.instance(NameOrId::Id(instance.metadata.id)).path(path.to_owned());
     let body = request.send().await.map_err(|error| match Fault::from(error) {
         fault if fault.status == StatusCode::NOT_FOUND => {
             Fault::missing(format!("Could not find the file {path} in container {text}"))
         }
         fault => fault,
     })?;
-    let mut pieces = body.into_inner().into_inner().map_err(io::Error::other).boxed();
+    let mut rest = body.into_inner().into_inner().map_err(io::Error::other).boxed();
     let mut begin = BytesMut::new();
     let stat = loop {
         if let Some(stat) = first(&begin) {
             break stat;
         }
-        match pieces.next().await {
+        match rest.next().await {
             Some(Ok(piece)) => begin.extend_from_slice(&piece),
             Some(Err(error)) => return Err(Fault::broken(format!("cannot read {path} in container {text}: {error}"))),
             None => return Err(Fault::broken(format!("{path} in container {text} came as an archive of nothing"))),
         }
     };
+    Ok(Opened { stat, begin: begin.freeze(), rest })
+}
+
+/// Sends files, or with HEAD only what the path is.
+pub(crate) async fn read(ask: Ask, text: &str, head: bool) -> Answer<Response<Body>> {
+    let path = path(&ask)?;
+    let Opened { stat, begin, rest } = open(&ask, text, &path).await?;
     let mut response = if head {
         empty(StatusCode::OK)
     } else {
-        let begin = stream::once(async move { Ok(begin.freeze()) });
-        streamed("application/x-tar", begin.chain(pieces))
+        streamed("application/x-tar", stream::once(async move { Ok(begin) }).chain(rest))
     };
     let said = HeaderValue::from_str(&STANDARD.encode(stat.to_string()))
         .map_err(|e| Fault::broken(format!("cannot say what {path} is: {e}")))?;
@@ -106,6 +120,11 @@ fn first(bytes: &[u8]) -> Option<Value> {
 /// Unpacks files into a directory.
 pub(crate) async fn write(ask: Ask, text: &str) -> Answer<Response<Body>> {
     let path = path(&ask)?;
+    // The cloud would make a directory of this name; Docker does not.
+    let there = open(&ask, text, &path).await?.stat;
+    if there["mode"].as_u64().is_none_or(|mode| mode & DIRECTORY == 0) {
+        return Err(Fault::bad(format!("extraction point {path} in container {text} is not a directory")));
+    }
     let instance = find(&ask, text).await?;
     let Ask { cloud, body, .. } = ask;
     let pieces = BodyStream::new(body)

@@ -3,8 +3,8 @@
 use super::{
     super::{
         body::{self, Body, json},
-        fault::{Answer, Fault},
         cloud::Cloud,
+        fault::{Answer, Fault},
         names, network,
         server::Ask,
         volume,
@@ -46,10 +46,7 @@ pub(crate) async fn create(ask: Ask) -> Answer<Response<Body>> {
     let (mounts, named) = host_config::mounts(&asked)?;
     let (networks, mut warnings) = networks(&cloud, &asked).await?;
     if !asked.hostname.is_empty() && !given.as_ref().is_some_and(|name| *name == asked.hostname) {
-        warnings.push(format!(
-            "--hostname {} has no effect: the name inside is that of the container",
-            asked.hostname
-        ));
+        warnings.push(format!("--hostname {} has no effect: the name inside is that of the container", asked.hostname));
     }
     let ask = Wanted { asked: &asked, image: &image, usual: door.config.size, mounts, named, networks };
     let seen = door.follower.seen();
@@ -114,7 +111,14 @@ async fn networks(cloud: &Cloud, asked: &Request) -> Answer<(Vec<NetworkMembersh
     }
     let all = network::networks(cloud).await?;
     let known: Answer<Vec<_>> =
-        named.iter().map(|text| Ok((text.clone(), network::which(text, &all)?.metadata.name.clone()))).collect();
+        // Clients take "not found" for the image's word here, and would pull it.
+        named
+            .iter()
+            .map(|text| {
+                let found = network::which(text, &all).map_err(|fault| Fault::bad(fault.message))?;
+                Ok((text.clone(), found.metadata.name.clone()))
+            })
+            .collect();
     membership::networks(asked, &known?)
 }
 

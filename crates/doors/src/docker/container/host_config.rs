@@ -351,8 +351,14 @@ mod tests {
             (json!({ "Binds": ["x:/y:shared"] }), "the mode shared"),
             (json!({ "Mounts": [{ "Type": "npipe", "Target": "/x" }] }), "use bind, volume or tmpfs"),
             (json!({ "Mounts": [{ "Type": "bind", "BindOptions": { "Propagation": "shared" } }] }), "bind-propagation"),
-            (json!({ "Mounts": [{ "Type": "volume", "VolumeOptions": { "DriverConfig": { "Name": "nfs" } } }] }), "volume-driver=nfs"),
-            (json!({ "Mounts": [{ "Type": "volume", "Source": "v", "VolumeOptions": { "DriverConfig": { "Options": { "o": "x" } } } }] }), "volume-opt=o"),
+            (
+                json!({ "Mounts": [{ "Type": "volume", "VolumeOptions": { "DriverConfig": { "Name": "nfs" } } }] }),
+                "volume-driver=nfs",
+            ),
+            (
+                json!({ "Mounts": [{ "Type": "volume", "Source": "v", "VolumeOptions": { "DriverConfig": { "Options": { "o": "x" } } } }] }),
+                "volume-opt=o",
+            ),
         ] {
             let fault = super::mounts(&request(bad)).unwrap_err();
             assert!(fault.message.contains(said), "{fault}");

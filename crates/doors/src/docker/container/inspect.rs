@@ -201,27 +201,32 @@ pub(super) fn networks(instance: &Instance, known: &[Network]) -> Value {
     let mut all = Map::new();
     for (at, member) in members.iter().enumerate() {
         let interface = status.interfaces.iter().find(|interface| interface.network == member.network);
-        let address = interface.map(|i| i.address).or(status.address.filter(|_| at == 0 && status.interfaces.is_empty()));
+        let address =
+            interface.map(|i| i.address).or(status.address.filter(|_| at == 0 && status.interfaces.is_empty()));
         let mac = interface.map(|i| i.mac.clone()).or_else(|| status.mac.clone().filter(|_| at == 0));
         let network = known.iter().find(|network| network.metadata.name == member.network);
-        let shown = network.map_or_else(|| written(&request, &member.network), |n| names::shown(&n.metadata).to_owned());
+        let shown =
+            network.map_or_else(|| written(&request, &member.network), |n| names::shown(&n.metadata).to_owned());
         let range = network.filter(|_| live).map(|network| &network.spec);
         // Clients look for the digits of the id among the aliases to see that it is in the network as they want it.
         let aliases: Vec<String> = std::iter::once(instance.metadata.name.to_string())
             .chain(member.aliases.iter().map(ToString::to_string))
             .chain([names::short(id)])
             .collect();
-        all.insert(shown, json!({
-            "IPAMConfig": member.address.map(|address| json!({ "IPv4Address": address })),
-            "Links": null, "Aliases": aliases, "DNSNames": aliases, "DriverOpts": null,
-            "NetworkID": network.map_or_else(String::new, |network| names::id(network.metadata.id)),
-            "EndpointID": if live { names::id(id) } else { String::new() },
-            "Gateway": range.map_or_else(String::new, |range| range.gateway().to_string()),
-            "IPAddress": address.filter(|_| live).map(|a| a.to_string()).unwrap_or_default(),
-            "IPPrefixLen": range.map_or(0, |range| range.cidr.prefix_len()),
-            "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-            "MacAddress": mac.filter(|_| live).unwrap_or_default(),
-        }));
+        all.insert(
+            shown,
+            json!({
+                "IPAMConfig": member.address.map(|address| json!({ "IPv4Address": address })),
+                "Links": null, "Aliases": aliases, "DNSNames": aliases, "DriverOpts": null,
+                "NetworkID": network.map_or_else(String::new, |network| names::id(network.metadata.id)),
+                "EndpointID": if live { names::id(id) } else { String::new() },
+                "Gateway": range.map_or_else(String::new, |range| range.gateway().to_string()),
+                "IPAddress": address.filter(|_| live).map(|a| a.to_string()).unwrap_or_default(),
+                "IPPrefixLen": range.map_or(0, |range| range.cidr.prefix_len()),
+                "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+                "MacAddress": mac.filter(|_| live).unwrap_or_default(),
+            }),
+        );
     }
     Value::Object(all)
 }
@@ -268,7 +273,10 @@ mod tests {
         assert_eq!(shown["NetworkSettings"]["Ports"]["80/tcp"][1]["HostIp"], "127.0.0.1");
         assert_eq!((&shown["Path"], &shown["Args"][0]), (&json!("sleep"), &json!("9")));
         assert_eq!(shown["HostConfig"]["RestartPolicy"]["Name"], "always");
-        assert_eq!((&shown["Mounts"][0]["Name"], &shown["Mounts"][1]["Destination"]), (&json!("data"), &json!("/cache")));
+        assert_eq!(
+            (&shown["Mounts"][0]["Name"], &shown["Mounts"][1]["Destination"]),
+            (&json!("data"), &json!("/cache"))
+        );
         assert_eq!(shown["HostConfig"]["Binds"], json!(["data:/data:rw"]));
         assert_eq!(shown["NetworkSettings"]["Networks"]["back"]["Aliases"], json!(["web", "000000000000"]));
     }

@@ -22,9 +22,8 @@ pub(crate) fn is_usual(text: &str) -> bool {
 /// The networks that a container's request names, the one of its mode first.
 pub(super) fn named(request: &Request) -> Answer<Vec<String>> {
     let mode = request.host_config.network_mode.as_str();
-    let refused = |mode: &str, instead: &str| {
-        Err(Fault::bad(format!("--network {mode} is not supported by yun: {instead}")))
-    };
+    let refused =
+        |mode: &str, instead: &str| Err(Fault::bad(format!("--network {mode} is not supported by yun: {instead}")));
     match mode {
         "host" => return refused(mode, "publish ports with -p; containers share no network with the host"),
         "none" => {
@@ -111,7 +110,8 @@ pub(super) fn volumes(named: &[Named]) -> Vec<VolumeMount> {
 /// The name that a container's user wrote for a network or a volume of the cloud, as far as `request` tells.
 pub(super) fn written(request: &Value, name: &Name) -> String {
     let config = &request["HostConfig"];
-    let networks = request["NetworkingConfig"]["EndpointsConfig"].as_object().into_iter().flatten().map(|(k, _)| k.as_str());
+    let networks =
+        request["NetworkingConfig"]["EndpointsConfig"].as_object().into_iter().flatten().map(|(k, _)| k.as_str());
     let binds = config["Binds"].as_array().into_iter().flatten().filter_map(|b| b.as_str()?.split(':').next());
     let mounts = config["Mounts"].as_array().into_iter().flatten().filter_map(|m| m["Source"].as_str());
     let mode = config["NetworkMode"].as_str();

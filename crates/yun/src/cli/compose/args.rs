@@ -44,7 +44,9 @@ pub(crate) enum ComposeCommand {
         services: Vec<String>,
     },
     /// Stop and remove services and their networks; volumes stay
-    #[command(after_help = "Examples:\n  yun compose down\n  yun compose down -v      with the volumes and all that is in them")]
+    #[command(
+        after_help = "Examples:\n  yun compose down\n  yun compose down -v      with the volumes and all that is in them"
+    )]
     Down {
         /// Also remove the volumes with their data
         #[arg(long, short = 'v')]

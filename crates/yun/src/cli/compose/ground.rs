@@ -98,7 +98,10 @@ pub(crate) fn networks(top: &Node<'_>, project: &Name) -> Result<BTreeMap<String
     if !all.contains_key(USUAL) {
         let name = named(&format!("{project}-{USUAL}"));
         let name = name.with_context(|| format!("project name {project} is too long: choose a shorter one with -n"))?;
-        all.insert(USUAL.to_owned(), Net { name, external: false, internal: false, cidr: None, mtu: None, labels: Labels::new() });
+        all.insert(
+            USUAL.to_owned(),
+            Net { name, external: false, internal: false, cidr: None, mtu: None, labels: Labels::new() },
+        );
     }
     Ok(all)
 }
@@ -206,7 +209,8 @@ fn missing(what: &str, name: &Name) -> anyhow::Error {
 /// What the services with these keys need and is not there yet. Refuses what can be refused.
 pub(crate) async fn needs<'a>(cloud: &Cloud, compose: &'a Compose, services: &BTreeSet<&str>) -> Result<Needs<'a>> {
     let used = || compose.services.iter().filter(|service| services.contains(service.key.as_str()));
-    let networks: BTreeSet<&str> = used().flat_map(|service| service.networks.iter().map(|net| net.key.as_str())).collect();
+    let networks: BTreeSet<&str> =
+        used().flat_map(|service| service.networks.iter().map(|net| net.key.as_str())).collect();
     let volumes: BTreeSet<&str> = used()
         .flat_map(|service| service.volumes.iter())
         .filter_map(|mount| match &mount.source {
@@ -245,7 +249,10 @@ fn same_network(net: &Net, there: &Network, compose: &Compose) -> Result<()> {
     if same {
         return Ok(());
     }
-    bail!("network {} is there with other settings than the file's: take everything down first (yun compose down)", net.name)
+    bail!(
+        "network {} is there with other settings than the file's: take everything down first (yun compose down)",
+        net.name
+    )
 }
 
 /// Makes what services need. What exists by now, because somebody else was faster, is as good.

@@ -394,7 +394,9 @@ impl Mounted {
             _ => return Err(item.bad(format!("{text:?} is no volume: write it as in ./data:/var/lib/data"))),
         };
         if !target.starts_with('/') {
-            return Err(item.bad(format!("{target:?} is no path in the container: write it from the root, as in data:/var/lib/data")));
+            return Err(item.bad(format!(
+                "{target:?} is no path in the container: write it from the root, as in data:/var/lib/data"
+            )));
         }
         let (mut read_only, mut no_copy) = (false, false);
         for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -473,7 +475,12 @@ fn networks(node: &Node<'_>) -> Result<Vec<Joined>> {
             node.check(
                 &["aliases", "ipv4_address"],
                 &["priority", "gw_priority", "interface_name"],
-                &[("ipv6_address", four), ("link_local_ips", four), ("mac_address", "leave it out"), ("driver_opts", "leave it out")],
+                &[
+                    ("ipv6_address", four),
+                    ("link_local_ips", four),
+                    ("mac_address", "leave it out"),
+                    ("driver_opts", "leave it out"),
+                ],
             )?;
             for alias in node.get("aliases").map(|node| node.words()).transpose()?.unwrap_or_default() {
                 network.aliases.push(alias.parse().map_err(|e| node.bad(format!("alias {alias:?}: {e}")))?);

@@ -192,13 +192,19 @@ fn every_key_is_known_warned_about_or_refused_by_name_with_its_line() {
         ("depends_on: [nobody]", "it depends on service nobody, which is not in the file"),
         ("depends_on: { init: { condition: nice } }", "condition nice is unknown: use service_started"),
         ("depends_on: [web]", "services depend on each other in a circle"),
-        ("volumes: [dta:/data]", "compose.yaml:34: services.db: volume dta is used and not declared: add it under volumes:"),
+        (
+            "volumes: [dta:/data]",
+            "compose.yaml:34: services.db: volume dta is used and not declared: add it under volumes:",
+        ),
         ("volumes: [data:data]", "\"data\" is no path in the container: write it from the root"),
         ("volumes: ['data:/data:shared']", "the mode shared is not supported: use ro, rw or nocopy"),
         ("volumes: ['a:/b:c:d']", "is no volume: write it as in ./data:/var/lib/data"),
         ("volumes: [{ type: cluster, target: /x }]", "type cluster is not supported: use volume, bind or tmpfs"),
         ("volumes: [{ type: volume, source: data, target: /x, volume: { subpath: y } }]", "subpath is not supported"),
-        ("volumes: [{ type: bind, source: ., target: /x, bind: { propagation: shared } }]", "propagation is not supported"),
+        (
+            "volumes: [{ type: bind, source: ., target: /x, bind: { propagation: shared } }]",
+            "propagation is not supported",
+        ),
         ("secrets: [key]", "secret key is used and not declared"),
         ("mem_limit: lots", "\"lots\" is no size"),
         ("stop_grace_period: soon", "time \"soon\" is not understood"),
@@ -215,7 +221,7 @@ fn every_key_is_known_warned_about_or_refused_by_name_with_its_line() {
         ("include: [other.yaml]\nservices: {}\n", "include is not supported: put the services into this file"),
         (
             "services:\n  a: { image: x }\nnetworks:\n  n: { driver: macvlan }\n",
-            "compose.yaml:4: networks.n: driver macvlan is not supported: leave it out",
+            "compose.yaml:4: networks.n.driver: driver macvlan is not supported: leave it out",
         ),
         (
             "services:\n  a: { image: x }\nnetworks:\n  n: { ipam: { config: [{ subnet: 10.9.0.0/24, gateway: 10.9.0.9 }] } }\n",
@@ -223,10 +229,7 @@ fn every_key_is_known_warned_about_or_refused_by_name_with_its_line() {
         ),
         ("services:\n  a: { image: x }\nnetworks:\n  n: { enable_ipv6: true }\n", "networks have IPv4 only"),
         ("services:\n  a: { image: x }\nnetworks:\n  n: { driver_opts: { o: 1 } }\n", "driver_opts.o is not supported"),
-        (
-            "services:\n  a: { image: x }\nnetworks:\n  n: { external: true, internal: true }\n",
-            "internal is unknown",
-        ),
+        ("services:\n  a: { image: x }\nnetworks:\n  n: { external: true, internal: true }\n", "internal is unknown"),
         (
             "services:\n  a: { image: x }\nvolumes:\n  v: { driver: nfs }\n",
             "driver nfs is not supported: leave it out: volumes are kept on the cloud's nodes",

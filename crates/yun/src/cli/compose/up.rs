@@ -95,7 +95,8 @@ async fn strangers(cloud: &Cloud, compose: &Compose, planned: &[(&Service, Plann
     let names = |labels: &Labels| -> BTreeSet<String> {
         labels.get(ALIASES).map_or("", String::as_str).split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect()
     };
-    let networks = |spec: &InstanceSpec| -> BTreeSet<Name> { spec.networks.iter().map(|m| m.network.clone()).collect() };
+    let networks =
+        |spec: &InstanceSpec| -> BTreeSet<Name> { spec.networks.iter().map(|m| m.network.clone()).collect() };
     for other in instance::all(cloud, false, None).await?.0 {
         let labels = &other.metadata.labels;
         let Some(theirs) = labels.get(PROJECT).filter(|theirs| theirs.as_str() != compose.name.as_str()) else {

@@ -93,7 +93,7 @@ fn networks_are_made_joined_left_and_removed() {
         (&["network", "create", "host"], "predefined host network"),
         (&["network", "rm", "my_back"], "error while removing network"),
         (&["network", "rm", "default"], "cannot be deleted"),
-        (&["network", "rm", "nowhere"], "network nowhere not found"),
+        (&["network", "rm", "nowhere"], "o such network: nowhere"),
         (&["network", "inspect", "nowhere"], "nowhere"),
         (&["network", "connect", "my_back", "db"], "is in network"),
         (&["network", "connect", "my_back", "nobody"], "No such container"),

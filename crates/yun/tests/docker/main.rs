@@ -401,7 +401,6 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         (&["--network", "container:x"], "let both join one network"),
         (&["--network", "nowhere"], "network nowhere not found"),
         (&["--mac-address", "02:00:00:00:00:01"], "--mac-address"),
-        (&["--ip6", "fd00::1"], "--ip6"),
         (&["--volume-driver", "nfs"], "--volume-driver"),
         (&["-v", "data:/data:shared"], "the mode shared"),
         (&["--mount", "type=volume,src=data,dst=/data,volume-driver=nfs"], "volume-driver=nfs"),

@@ -96,6 +96,8 @@ pub(crate) async fn inspect(ask: Ask, text: &str) -> Answer<Response<Body>> {
         "Parent": "", "Comment": image.spec.source, "DockerVersion": "", "Author": "",
         "Created": created,
         "Config": configuration(config),
+        // By its old name: docker-compose 1 asks for it.
+        "ContainerConfig": configuration(config),
         "Architecture": facts.arch, "Os": "linux",
         "Size": facts.size.0, "VirtualSize": facts.size.0,
         "GraphDriver": { "Name": "overlay2", "Data": {} },

@@ -45,7 +45,7 @@ pub(crate) async fn create(ask: Ask) -> Answer<Response<Body>> {
     let image = cloud.image(&asked.image).await?;
     let (mounts, named) = host_config::mounts(&asked)?;
     let (networks, mut warnings) = networks(&cloud, &asked).await?;
-    if !asked.hostname.is_empty() && !given.as_ref().is_some_and(|name| *name == asked.hostname) {
+    if !asked.hostname.is_empty() && given.as_ref().is_none_or(|name| *name != asked.hostname) {
         warnings.push(format!("--hostname {} has no effect: the name inside is that of the container", asked.hostname));
     }
     let ask = Wanted { asked: &asked, image: &image, usual: door.config.size, mounts, named, networks };

@@ -11,7 +11,7 @@ use dropshot::{
 };
 use yun_types::{
     AuditRecord, Explanation, Group, GroupExplanation, Image, Instance, Network, Node, NodeSpec, Operation, Project,
-    ProjectSpec, Token, Volume,
+    ProjectSpec, SshKey, Token, Volume,
 };
 
 mod json;
@@ -29,6 +29,7 @@ pub use streams::*;
     tags = {
         "cloud" = { description = "The installation itself: versions, identity, streams, audit." },
         "projects" = { description = "Tenants." },
+        "ssh-keys" = { description = "Who may enter a project's instances through the SSH gateway." },
         "tokens" = { description = "API tokens and roles." },
         "groups" = { description = "Like instances that are kept alive and changed a few at a time." },
         "instances" = { description = "VMs and containers." },
@@ -116,6 +117,38 @@ pub trait CloudApi {
     async fn project_delete(
         rqctx: RequestContext<Self::Context>,
         path: Path<ProjectPath>,
+    ) -> Result<HttpResponseDeleted, HttpError>;
+
+    /// List SSH keys.
+    #[endpoint { method = GET, path = "/v1/ssh-keys", tags = ["ssh-keys"] }]
+    async fn ssh_key_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<SshKey>>, HttpError>;
+
+    /// Let the holder of a key enter the project's instances through the SSH gateway.
+    #[endpoint { method = POST, path = "/v1/ssh-keys", tags = ["ssh-keys"] }]
+    async fn ssh_key_create(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<SshKeyCreate>,
+    ) -> Result<HttpResponseCreated<SshKey>, HttpError>;
+
+    /// Show an SSH key.
+    #[endpoint { method = GET, path = "/v1/ssh-keys/{ssh_key}", tags = ["ssh-keys"] }]
+    async fn ssh_key_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<SshKeyPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseOk<SshKey>, HttpError>;
+
+    /// Remove an SSH key: it is refused at once, and who is logged in with it is logged out.
+    #[endpoint { method = DELETE, path = "/v1/ssh-keys/{ssh_key}", tags = ["ssh-keys"] }]
+    async fn ssh_key_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<SshKeyPath>,
+        query: Query<ScopeQuery>,
     ) -> Result<HttpResponseDeleted, HttpError>;
 
     /// List tokens, without their secrets.
@@ -230,6 +263,15 @@ pub trait CloudApi {
         rqctx: RequestContext<Self::Context>,
         path: Path<InstancePath>,
         query: Query<ExecQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult;
+
+    /// Open a session of SFTP version 3 with a container: its packets are standard input and output in the frames of `yun_api::frames`.
+    #[channel { protocol = WEBSOCKETS, path = "/v1/instances/{instance}/sftp", tags = ["instances"] }]
+    async fn instance_sftp(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<SftpQuery>,
         upgraded: WebsocketConnection,
     ) -> WebsocketChannelResult;
 

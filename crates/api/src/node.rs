@@ -121,6 +121,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub trait NodeLink: Send + Sync + 'static {
     /// Runs a process in a container.
     async fn exec(&self, instance: InstanceId, request: ExecRequest) -> Result<Session, LinkError>;
+    /// Opens a session of SFTP with a container.
+    async fn sftp(&self, instance: InstanceId, user: Option<String>) -> Result<Session, LinkError> {
+        let _ = (instance, user);
+        Err(LinkError::refused("Unsupported", "this node knows nothing of SFTP: upgrade yun there"))
+    }
     /// Opens a VM's serial console.
     async fn console(&self, instance: InstanceId) -> Result<Session, LinkError>;
     /// What an instance wrote.

@@ -9,8 +9,9 @@ use crate::{
     operation::Works,
     rows::{
         ExplanationRow, GroupRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow,
-        TokenRow, VolumeRow,
+        SshKeyRow, TokenRow, VolumeRow,
     },
+    ssh_key::Gateway,
 };
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::{Mutex, RwLock};
@@ -75,6 +76,10 @@ pub struct Control {
     pub operations: Resource<OperationRow>,
     /// Projects.
     pub projects: Resource<ProjectRow>,
+    /// SSH keys.
+    pub ssh_keys: Resource<SshKeyRow>,
+    /// Who the SSH gateway is, once there was one.
+    pub gateway: Gateway,
     /// Tokens.
     pub tokens: Resource<TokenRow>,
     /// Volumes.
@@ -109,6 +114,8 @@ pub struct Control {
     pub turns: Turns,
     /// Held while a range is chosen and given to a project's network, so that no two get the same.
     pub choosing_range: Mutex<()>,
+    /// Held while an SSH key is added, so that a project has no key twice.
+    pub adding_key: Mutex<()>,
     /// Held shared while an instance takes networks and volumes, and alone while one of those is made or taken away.
     pub holdings: RwLock<()>,
     /// Cancelled when streams and sessions should end.
@@ -138,6 +145,7 @@ impl Control {
             strangers: Strangers::default(),
             turns: Turns::default(),
             choosing_range: Mutex::default(),
+            adding_key: Mutex::default(),
             holdings: RwLock::default(),
             closing: CancellationToken::new(),
             groups: Resource::open(&store).await?,
@@ -147,6 +155,8 @@ impl Control {
             nodes: Resource::open(&store).await?,
             operations: Resource::open(&store).await?,
             projects: Resource::open(&store).await?,
+            ssh_keys: Resource::open(&store).await?,
+            gateway: Gateway::load(&store).await?,
             tokens,
             volumes: Resource::open(&store).await?,
             explanations: Table::new(Arc::clone(&store)),

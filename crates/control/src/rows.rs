@@ -5,7 +5,9 @@
 use serde::{Deserialize, Serialize};
 use std::ops::{Deref, DerefMut};
 use yun_store::{Never, Stored};
-use yun_types::{Explanation, Group, Image, Instance, Network, Node, Operation, Project, Timestamp, Token, Volume};
+use yun_types::{
+    Explanation, Group, Image, Instance, Network, Node, Operation, Project, SshKey, Timestamp, Token, Volume,
+};
 
 macro_rules! rows {
     ($($(#[$doc:meta])* $row:ident($noun:ty) in $table:literal;)*) => {$(
@@ -51,6 +53,12 @@ rows! {
     OperationRow(Operation) in "operations";
     /// `projects/<name>`
     ProjectRow(Project) in "projects";
+    /// `ssh-keys/<project>/<name>`
+    SshKeyRow(SshKey) in "ssh-keys";
+    /// `ssh-gateway/identity`: the only one.
+    GatewayRow(StoredGateway) in "ssh-gateway";
+    /// `ssh-guests/<instance id>`: what the SSH server of a VM showed when it was first met.
+    GuestKeyRow(StoredGuestKey) in "ssh-guests";
     /// `tokens/<name>`
     TokenRow(StoredToken) in "tokens";
     /// `volumes/<project>/<name>`
@@ -68,6 +76,34 @@ pub struct StoredToken {
     pub token: Token,
     /// SHA-256 of the secret, in hexadecimal. The secret has 256 random bits, so that a slow hash would add nothing.
     pub secret_sha256: String,
+}
+
+/// Who the SSH gateway is. Kept in the state, so that it is the same after a restart, and in backups.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredGateway {
+    /// The private key by which clients know it.
+    pub host_key: String,
+    /// The private key by which it enters VMs.
+    pub client_key: String,
+    /// The public half of that, which VMs get when they are made.
+    pub client_public: String,
+    /// VMs that were made before do not know it.
+    pub created: Timestamp,
+}
+
+impl std::fmt::Debug for StoredGateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredGateway").field("created", &self.created).finish_non_exhaustive()
+    }
+}
+
+/// The host key of a VM's own SSH server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredGuestKey {
+    /// Its public half, as OpenSSH writes it.
+    pub public_key: String,
+    /// When it was first seen.
+    pub at: Timestamp,
 }
 
 /// The answer to a request with an idempotency key.

@@ -199,7 +199,7 @@ fn feed(control: &Control, kind: ObjectKind, after: Option<Rev>) -> Result<Box<d
         ObjectKind::Volume => Source::boxed(kind, &control.volumes.cache, after),
         ObjectKind::Operation => Source::boxed(kind, &control.operations.cache, after),
         // `kinds` lets no other kind through.
-        ObjectKind::Project | ObjectKind::Cloud | ObjectKind::Token => {
+        ObjectKind::Project | ObjectKind::Cloud | ObjectKind::SshKey | ObjectKind::Token => {
             Source::boxed(kind, &control.projects.cache, after)
         }
     }

@@ -143,6 +143,8 @@ pub enum ObjectKind {
     Operation,
     /// A tenant.
     Project,
+    /// A key that opens a project's instances to SSH.
+    SshKey,
     /// An API token.
     Token,
     /// Space for data.
@@ -160,6 +162,7 @@ impl fmt::Display for ObjectKind {
             Self::Node => "node",
             Self::Operation => "operation",
             Self::Project => "project",
+            Self::SshKey => "ssh-key",
             Self::Token => "token",
             Self::Volume => "volume",
         })

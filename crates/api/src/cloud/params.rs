@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use uuid::Uuid;
 use yun_types::{
     BitRate, CloudId, Digest, GroupSpec, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind,
-    Password, ProjectSpec, RegistryPull, Role, Timestamp, Token, TokenSpec, VolumeSpec,
+    Password, ProjectSpec, RegistryPull, Role, SshKeySpec, Timestamp, Token, TokenSpec, VolumeSpec,
 };
 
 /// One page of a list.
@@ -131,6 +131,15 @@ pub struct ExecQuery {
     pub terminal: Option<String>,
 }
 
+/// Who works on files.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SftpQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// Instead of the container's user.
+    pub user: Option<String>,
+}
+
 /// How an operation is asked for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct OperationQuery {
@@ -187,6 +196,8 @@ paths! {
     OperationPath { operation: Uuid },
     /// Names a project.
     ProjectPath { project: NameOrId },
+    /// Names an SSH key.
+    SshKeyPath { ssh_key: NameOrId },
     /// Names a token.
     TokenPath { token: NameOrId },
     /// Names a volume.
@@ -425,6 +436,19 @@ pub struct NetworkAttach {
 pub struct Detach {
     /// Its name or id.
     pub instance: NameOrId,
+}
+
+/// A new SSH key.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SshKeyCreate {
+    /// Its name.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// The key, and what it opens.
+    pub spec: SshKeySpec,
 }
 
 /// A new volume.

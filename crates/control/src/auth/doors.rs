@@ -4,11 +4,12 @@
 //! Their names have a colon, which no token of a user has, so that the audit journal tells them apart.
 
 use super::{Caller, keys};
-use crate::error::Refusal;
+use crate::{core::Control, error::Refusal};
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
 };
 use uuid::Uuid;
 use yun_types::{TokenId, TokenSpec};
@@ -26,18 +27,39 @@ impl fmt::Debug for Doors {
 impl Doors {
     /// A secret for a door that may do what `spec` says. The audit journal calls it `door:NAME`.
     pub fn admit(&self, name: &str, spec: TokenSpec) -> Result<String, Refusal> {
+        self.let_in(name, spec, String::new())
+    }
+
+    /// A secret for somebody whom a door let in, from where the door says, until the guard is dropped.
+    pub fn admit_guest(
+        &self,
+        control: &Arc<Control>,
+        name: &str,
+        spec: TokenSpec,
+        from: IpAddr,
+    ) -> Result<(String, DoorGuard), Refusal> {
+        let secret = self.let_in(name, spec, from.to_string())?;
+        let guard = DoorGuard { control: Arc::clone(control), hash: keys::hash(&secret) };
+        Ok((secret, guard))
+    }
+
+    fn let_in(&self, name: &str, spec: TokenSpec, from: String) -> Result<String, Refusal> {
         let secret = keys::new_secret().map_err(|e| Refusal::internal(format!("make a secret for door {name}"), e))?;
         let caller = Caller {
             name: format!("door:{name}"),
             token: TokenId(Uuid::new_v4()),
             cloud: spec.cloud,
             projects: spec.projects,
-            from: String::new(),
+            from,
             request_id: String::new(),
             once: None,
         };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(keys::hash(&secret), caller);
         Ok(secret)
+    }
+
+    fn dismiss(&self, hash: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(hash);
     }
 
     /// The door with this secret.
@@ -48,6 +70,24 @@ impl Doors {
     /// Whether this is the token of a door.
     pub(super) fn has(&self, token: TokenId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().any(|door| door.token == token)
+    }
+}
+
+/// Somebody whom a door let in. Their secret ends with this value.
+pub struct DoorGuard {
+    control: Arc<Control>,
+    hash: String,
+}
+
+impl fmt::Debug for DoorGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DoorGuard").finish_non_exhaustive()
+    }
+}
+
+impl Drop for DoorGuard {
+    fn drop(&mut self) {
+        self.control.doors.dismiss(&self.hash);
     }
 }
 

@@ -30,7 +30,9 @@ pub fn authenticate(control: &Control, headers: &HeaderMap, from: IpAddr, reques
         Refusal::unauthorized(format!("the request's Authorization header has another form than expected: {WAY_IN}"))
     })?;
     if let Some(door) = control.doors.holder(secret) {
-        return Ok(Caller { from: from.to_string(), request_id: request_id.to_owned(), ..door });
+        // A door that let somebody in knows better than the connection where they came from.
+        let from = if door.from.is_empty() { from.to_string() } else { door.from };
+        return Ok(Caller { from, request_id: request_id.to_owned(), ..door });
     }
     let row = control.keys.holder(secret).ok_or_else(|| {
         Refusal::unauthorized(format!(

@@ -59,6 +59,11 @@ pub const RULES: &[Rule] = &[
     read("project_get", Project(Viewer)),
     change("project_update", Project(Admin)),
     change("project_delete", Cloud(Admin)),
+    read("ssh_key_list", Project(Viewer)),
+    // A key enters instances, as an editor does.
+    change("ssh_key_create", Project(Editor)),
+    read("ssh_key_get", Project(Viewer)),
+    change("ssh_key_delete", Project(Editor)),
     read("token_list", AnyToken),
     change("token_create", AdminSomewhere),
     change("token_delete", AdminSomewhere),
@@ -72,6 +77,7 @@ pub const RULES: &[Rule] = &[
     read("instance_logs", Project(Viewer)),
     // Who enters an instance can change anything in it.
     change("instance_exec", Project(Editor)),
+    change("instance_sftp", Project(Editor)),
     change("instance_files_read", Project(Editor)),
     change("instance_files_write", Project(Editor)),
     change("instance_console", Project(Editor)),

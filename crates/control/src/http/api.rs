@@ -12,7 +12,7 @@ use crate::{
     backup,
     core::{Control, Resource},
     error::Refusal,
-    events, group, image, instance, network, node, operation, project, token,
+    events, group, image, instance, network, node, operation, project, ssh_key, token,
     view::Noun,
     volume, watch,
 };
@@ -184,6 +184,31 @@ impl CloudApi for ApiImpl {
         let visit = Visit::of_cloud(&rqctx).on(&target);
         let work = async { project::ops::delete(visit.control, &visit.enter()?, &target).await };
         visit.end(work.await, StatusCode::NO_CONTENT).await.map(|()| HttpResponseDeleted())
+    }
+
+    async fn ssh_key_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<SshKey>> {
+        ssh_key::door::list(&rqctx, query.into_inner()).await
+    }
+
+    async fn ssh_key_create(
+        rqctx: Request,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<SshKeyCreate>,
+    ) -> Result<HttpResponseCreated<SshKey>, HttpError> {
+        ssh_key::door::create(&rqctx, query.into_inner(), headers.into_inner(), body.into_inner()).await
+    }
+
+    async fn ssh_key_get(rqctx: Request, path: Path<SshKeyPath>, query: Query<ScopeQuery>) -> Answer<SshKey> {
+        ssh_key::door::get(&rqctx, &path.into_inner().ssh_key, query.into_inner()).await
+    }
+
+    async fn ssh_key_delete(
+        rqctx: Request,
+        path: Path<SshKeyPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseDeleted, HttpError> {
+        ssh_key::door::delete(&rqctx, &path.into_inner().ssh_key, query.into_inner()).await
     }
 
     async fn token_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Token>> {
@@ -381,6 +406,22 @@ impl CloudApi for ApiImpl {
         let work = async {
             visit.enter()?;
             instance::ops::exec(visit.control, &visit.project, &target, query::exec_request(query)?).await
+        };
+        let session = visit.end_session(work.await, StatusCode::SWITCHING_PROTOCOLS).await;
+        socket::carry_session(visit.control, upgraded, session).await
+    }
+
+    async fn instance_sftp(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<SftpQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult {
+        let (target, query) = (path.into_inner().instance, query.into_inner());
+        let visit = Visit::of_project(&rqctx, query.project).on(&target);
+        let work = async {
+            visit.enter()?;
+            instance::ops::sftp(visit.control, &visit.project, &target, query.user).await
         };
         let session = visit.end_session(work.await, StatusCode::SWITCHING_PROTOCOLS).await;
         socket::carry_session(visit.control, upgraded, session).await

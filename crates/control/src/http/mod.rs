@@ -7,7 +7,7 @@ mod body;
 pub(crate) mod etag;
 pub mod idempotency;
 mod log;
-mod page;
+pub(crate) mod page;
 mod query;
 mod socket;
 pub(crate) mod visit;

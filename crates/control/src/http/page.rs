@@ -15,7 +15,7 @@ const MOST: u32 = 1000;
 
 /// What of a list is asked for.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(crate) struct Part {
     limit: usize,
     after: Option<Key>,
     labels: Vec<(String, Option<String>)>,
@@ -23,7 +23,7 @@ pub(super) struct Part {
 
 impl Part {
     /// Reads it from the query.
-    pub(super) fn of(query: &ListQuery) -> Result<Self, Refusal> {
+    pub(crate) fn of(query: &ListQuery) -> Result<Self, Refusal> {
         Self::new(query.limit, query.page_token.as_deref(), query.label.as_deref())
     }
 
@@ -61,7 +61,7 @@ impl Part {
 }
 
 /// A page of what a cache has below `segments`: rows that `see` lets through, shown by `show`.
-pub(super) fn of_cache<T: Stored, V>(
+pub(crate) fn of_cache<T: Stored, V>(
     cache: &Cache<T>,
     segments: &[&str],
     part: &Part,

@@ -2,7 +2,7 @@
 //!
 //! The upgrade to a WebSocket is answered before a handler runs, so that a refusal travels inside: as the error frame of sessions, as the only
 //! text message of TCP connections, and in the close frame, whose code is 4000 plus the HTTP status (4403 for 403) and whose reason is as much of the message as fits. On TCP connections
-//! an empty message from the client says that it will send nothing more; the server's end of data is the close frame.
+//! an empty message from the server comes first, once the connection is made; one from the client says that it will send nothing more; the server's end of data is the close frame.
 
 use crate::{core::Control, error::Refusal};
 use bytes::{Bytes, BytesMut};
@@ -66,6 +66,8 @@ pub(super) async fn carry_stream(
     let mut socket = accept(upgraded).await;
     match stream {
         Ok(stream) => {
+            // Who has left does not want to know.
+            let _ = socket.send(Message::Binary(Bytes::new())).await;
             tokio::select! {
                 () = copy(socket, stream) => {}
                 () = control.closing.cancelled() => {}

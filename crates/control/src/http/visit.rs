@@ -37,7 +37,8 @@ pub(crate) struct Visit<'r> {
     request: &'r Request,
     scope: Scope,
     object: Option<String>,
-    by: OnceLock<String>,
+    /// Name and origin of the caller.
+    by: OnceLock<(String, String)>,
 }
 
 impl<'r> Visit<'r> {
@@ -117,7 +118,7 @@ impl<'r> Visit<'r> {
     fn authenticate(&self) -> Result<Caller, Refusal> {
         let from = self.request.request.remote_addr().ip();
         let caller = auth::authenticate(self.control, self.request.request.headers(), from, &self.request.request_id)?;
-        let _set_once = self.by.set(caller.name.clone());
+        let _set_once = self.by.set((caller.name.clone(), caller.from.clone()));
         Ok(caller)
     }
 
@@ -171,11 +172,13 @@ impl<'r> Visit<'r> {
     }
 
     fn record(&self, status: StatusCode) {
+        let unknown = || ("anonymous".to_owned(), self.request.request.remote_addr().ip().to_string());
+        let (by, from) = self.by.get().cloned().unwrap_or_else(unknown);
         self.control.audit.record(|sequence, at| AuditRecord {
             sequence,
             at,
-            by: self.by.get().cloned().unwrap_or_else(|| "anonymous".into()),
-            from: self.request.request.remote_addr().ip().to_string(),
+            by,
+            from,
             action: self.operation().to_owned(),
             project: (self.scope == Scope::Project).then(|| self.project.clone()),
             object: self.object.clone(),

@@ -165,6 +165,10 @@ impl Feed {
         if let Some(seconds) = self.c.live.hurried(id, desired.generation) {
             desired.spec.stop_timeout = Some(seconds);
         }
+        // The SSH gateway enters VMs with a key of its own.
+        if let Some(key) = self.c.gateway.key_for(desired.kind, instance.metadata.created) {
+            desired.spec.vm.ssh_keys.push(key.to_owned());
+        }
         Some(desired)
     }
 

@@ -5,7 +5,7 @@ use crate::{
     core::Control,
     error::Refusal,
     project::not_found,
-    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, ProjectRow, TokenRow, VolumeRow},
+    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, ProjectRow, SshKeyRow, TokenRow, VolumeRow},
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -199,6 +199,9 @@ async fn delete_marked(control: &Control, name: &Name, marked: &Row<ProjectRow>)
     for network in control.networks.cache.all(&project) {
         txn = txn.then(Table::<NetworkRow>::op_del(&[name.as_str(), network.value.0.metadata.name.as_str()]));
     }
+    for key in control.ssh_keys.cache.all(&project) {
+        txn = txn.then(Table::<SshKeyRow>::op_del(&[name.as_str(), key.value.0.metadata.name.as_str()]));
+    }
     // A later project of this name is another's: no token may reach it by an old right.
     for row in control.tokens.cache.all(&[]) {
         let mut token = row.value.clone();
@@ -210,6 +213,7 @@ async fn delete_marked(control: &Control, name: &Name, marked: &Row<ProjectRow>)
     let out = commit(&*control.store, txn).await?;
     control.projects.cache.wait_for(out.rev).await?;
     control.networks.cache.wait_for(out.rev).await?;
+    control.ssh_keys.cache.wait_for(out.rev).await?;
     control.tokens.cache.wait_for(out.rev).await?;
     Ok(())
 }

@@ -14,6 +14,9 @@ use yun_types::{
 
 const OPERATION: u128 = 0x0190_0000_0000_7000_8000_0000_0000_0001;
 
+/// Its private half is nowhere.
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAswVXqfxOkOM1h9osfsETZbgKXK7xQ5XoOozfIXPGGG";
+
 /// Who asks: a name, and how far their roles reach.
 const CALLERS: [&str; 9] =
     ["nobody", "stranger", "viewer", "editor", "beta-admin", "cloud-viewer", "cloud-editor", "admin", "cloud-admin"];
@@ -34,13 +37,14 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         "group_list" | "group_get" | "group_explain" => VIEWERS,
         "group_create" | "group_update" | "group_delete" | "group_undo" => EDITORS,
         "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list"
-        | "image_get" | "network_list" | "network_get" | "volume_list" | "volume_get" | "operation_list"
-        | "operation_get" => VIEWERS,
+        | "image_get" | "network_list" | "network_get" | "ssh_key_list" | "ssh_key_get" | "volume_list"
+        | "volume_get" | "operation_list" | "operation_get" => VIEWERS,
         "instance_create"
         | "instance_update"
         | "instance_delete"
         | "instance_action"
         | "instance_exec"
+        | "instance_sftp"
         | "instance_files_read"
         | "instance_files_write"
         | "instance_console"
@@ -53,6 +57,8 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         | "network_delete"
         | "network_attach"
         | "network_detach"
+        | "ssh_key_create"
+        | "ssh_key_delete"
         | "volume_create"
         | "volume_update"
         | "volume_delete"
@@ -111,6 +117,7 @@ fn body(operation: &str) -> Option<Value> {
         "node_update" => json!({"cordoned": true}),
         "network_create" => json!({"name": "back"}),
         "network_attach" | "network_detach" | "volume_attach" | "volume_detach" => json!({"instance": "web"}),
+        "ssh_key_create" => json!({"name": "laptop", "spec": {"public_key": KEY}}),
         "volume_create" => json!({"name": "data"}),
         "volume_update" => json!({"spec": {}}),
         _ => return None,
@@ -126,6 +133,7 @@ async fn call(world: &World, endpoint: &Endpoint, secret: &str) -> (u16, String)
         ("image", "base"),
         ("network", "default"),
         ("volume", "data"),
+        ("ssh_key", "laptop"),
         ("node", "one"),
         ("operation", &id),
         ("action", "start"),

@@ -31,6 +31,20 @@ pub async fn exec(
     link.exec(id, request).await.map_err(|e| failed(e, "run a command in", &row))
 }
 
+/// Opens a session of SFTP with a container.
+pub async fn sftp(
+    c: &Arc<Control>,
+    project: &Name,
+    instance: &NameOrId,
+    user: Option<String>,
+) -> Result<Session, Refusal> {
+    let row = of_kind(c, project, instance, InstanceKind::Container, |name| {
+        format!("instance {name} is a VM, whose own SSH server has SFTP: use scp or sftp over yun ssh {name}")
+    })?;
+    let (link, id) = running(c, &row, "open an SFTP session with")?;
+    link.sftp(id, user).await.map_err(|e| failed(e, "open an SFTP session with", &row))
+}
+
 /// Opens the serial console of a VM.
 pub async fn console(c: &Arc<Control>, project: &Name, instance: &NameOrId) -> Result<Session, Refusal> {
     let row = of_kind(c, project, instance, InstanceKind::Vm, |name| {

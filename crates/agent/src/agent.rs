@@ -118,6 +118,9 @@ impl NodeLink for AgentHandle {
     async fn exec(&self, instance: InstanceId, request: ExecRequest) -> Result<Session, LinkError> {
         self.callback.exec(instance, request).await
     }
+    async fn sftp(&self, instance: InstanceId, user: Option<String>) -> Result<Session, LinkError> {
+        self.callback.sftp(instance, user).await
+    }
     async fn console(&self, instance: InstanceId) -> Result<Session, LinkError> {
         self.callback.console(instance).await
     }

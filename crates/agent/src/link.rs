@@ -65,6 +65,10 @@ impl NodeLink for Callback {
         self.driver(instance)?.exec(&self.running(instance)?, request).await.map_err(refused)
     }
 
+    async fn sftp(&self, instance: InstanceId, user: Option<String>) -> Result<Session, LinkError> {
+        self.driver(instance)?.sftp(&self.running(instance)?, user).await.map_err(refused)
+    }
+
     async fn console(&self, instance: InstanceId) -> Result<Session, LinkError> {
         self.driver(instance)?.console(&self.running(instance)?).await.map_err(refused)
     }

@@ -1,6 +1,6 @@
 //! Instances on a node: one trait for VMs and containers.
 
-use crate::{Attachment, DriverError, Fittings, LocalImage, Result};
+use crate::{Attachment, DriverError, FileAccess, Fittings, LocalImage, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -46,10 +46,10 @@ pub enum Observed {
 
 /// Makes one kind of instance real.
 ///
-/// Legal order: `probe`, then per instance `enclose` → `prepare` → `start` → (`pause` ⇄ `resume`, `exec`, `console`) → `stop` → `start` … → `remove`.
+/// Legal order: `probe`, then per instance `enclose` → `prepare` → `start` → (`pause` ⇄ `resume`, `exec`, `sftp`, `console`) → `stop` → `start` … → `remove`.
 /// `recover`, `logs` and `remove` are legal at any time, also for instances that were never prepared.
 #[async_trait]
-pub trait InstanceDriver: Send + Sync + 'static {
+pub trait InstanceDriver: FileAccess + Send + Sync + 'static {
     /// What this host can do now. May take seconds the first time (it proves what it claims), is cheap after that.
     async fn probe(&self) -> Result<DriverFacts>;
 

@@ -1,6 +1,6 @@
 //! What a node must be able to do, as four small traits, and nothing about how.
 //!
-//! * [`InstanceDriver`]: makes VMs or containers real. One implementation a kind.
+//! * [`InstanceDriver`]: makes VMs or containers real. One implementation a kind. With [`FileAccess`] to what is in them.
 //! * [`ImageDriver`]: keeps the contents that instances start from.
 //! * [`NetworkDriver`]: connects instances, and keeps strangers apart.
 //! * [`VolumeDriver`]: keeps data that outlives instances.
@@ -15,12 +15,14 @@ pub mod conformance;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod files;
 mod image;
 mod instance;
 mod network;
 mod volume;
 
 pub use error::*;
+pub use files::*;
 pub use image::*;
 pub use instance::*;
 pub use network::*;

@@ -23,6 +23,7 @@ pub(super) async fn run(harness: &dyn Harness) {
         InstanceKind::Container => {
             ends_by_itself(harness).await;
             sessions(harness).await;
+            files(harness).await;
         }
         InstanceKind::Vm => consoles(harness).await,
     }
@@ -379,11 +380,47 @@ async fn sessions(harness: &dyn Harness) {
     subject.remove().await;
 }
 
+/// The packets of SFTP: a greeting, a path that is there, a file that is not, and an end.
+async fn files(harness: &dyn Harness) {
+    let subject = Subject::running(harness, Program::Patient).await;
+    let instance = &subject.kit.instance;
+    let session = must("sftp", instance.sftp(&subject.handle, Some("root".to_owned())).await);
+    let hello = [0, 0, 0, 5, 1, 0, 0, 0, 3];
+    let root = [0, 0, 0, 10, 16, 0, 0, 0, 7, 0, 0, 0, 1, b'/'];
+    let none = [&[0, 0, 0, 14, 17, 0, 0, 0, 8, 0, 0, 0, 5][..], b"/none"].concat();
+    // In pieces that have nothing to do with the packets.
+    let asked = [&hello[..], &root, &none].concat();
+    for piece in asked.chunks(11) {
+        assert!(session.input.send(Input::Stdin(piece.to_vec().into())).await.is_ok(), "sftp listens");
+    }
+    assert!(session.input.send(Input::StdinClosed).await.is_ok(), "sftp listens");
+    let (out, _, exit) = finish(harness, session).await;
+    assert_eq!(exit.code, 0, "sftp ends with its input");
+    let mut packets = Vec::new();
+    let mut rest = &out[..];
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (packet, after) = after.split_at(usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX));
+        packets.push(packet);
+        rest = after;
+    }
+    assert_eq!(packets.len(), 3, "each request of sftp is answered once");
+    assert_eq!(packets[0][..5], [2, 0, 0, 0, 3], "sftp speaks version 3");
+    assert_eq!(packets[1][..14], [104, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 1, b'/'], "sftp knows the root");
+    assert_eq!(packets[2][..9], [101, 0, 0, 0, 8, 0, 0, 0, 2], "sftp knows what is not there");
+    let user = refused("sftp as nobody knows whom", instance.sftp(&subject.handle, Some("no-such".to_owned())).await);
+    assert_eq!(user.reason, "UserNotFound", "{user}");
+    subject.stop().await;
+    refused("sftp with what does not run", instance.sftp(&subject.handle, None).await);
+    subject.remove().await;
+}
+
 async fn consoles(harness: &dyn Harness) {
     let subject = Subject::running(harness, Program::Talks).await;
     let request = ExecRequest { command: vec!["true".into()], ..ExecRequest::default() };
     let refusal = refused("exec in a VM", subject.kit.instance.exec(&subject.handle, request).await);
     assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("yun ssh"), "{refusal}");
+    let refusal = refused("sftp with a VM", subject.kit.instance.sftp(&subject.handle, None).await);
+    assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("SSH server"), "{refusal}");
     let mut first = must("console", subject.kit.instance.console(&subject.handle).await);
     let mut second = must("second console", subject.kit.instance.console(&subject.handle).await);
     assert!(first.input.send(Input::Stdin("\n".into())).await.is_ok(), "the console listens");

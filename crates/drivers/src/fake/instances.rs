@@ -1,8 +1,9 @@
 //! Instances in memory: a "process" is a number that the world remembers.
 
-use super::{Body, Call, World, exec};
+use super::{Body, Call, World, exec, sftp};
 use crate::{
-    Attachment, DriverError, ErrorKind, Fittings, InstanceDriver, InstanceHandle, LocalImage, Observed, Result,
+    Attachment, DriverError, ErrorKind, FileAccess, Fittings, InstanceDriver, InstanceHandle, LocalImage, Observed,
+    Result,
 };
 use async_trait::async_trait;
 use futures::{
@@ -107,6 +108,23 @@ fn not_prepared(id: InstanceId) -> DriverError {
 
 fn not_running(id: InstanceId) -> DriverError {
     DriverError::new(ErrorKind::Conflict, "NotRunning", format!("instance {id} does not run; start it with yun start"))
+}
+
+#[async_trait]
+impl FileAccess for FakeInstances {
+    async fn sftp(&self, handle: &InstanceHandle, user: Option<String>) -> Result<Session> {
+        self.world.enter(Call::Exec, Some(handle.id)).await?;
+        if self.kind == InstanceKind::Vm {
+            return Err(DriverError::unavailable("NoFiles", "a VM has an SSH server of its own"));
+        }
+        if !self.world.is_running(handle.id) {
+            return Err(not_running(handle.id));
+        }
+        if user.as_deref().is_some_and(|user| user != "root") {
+            return Err(DriverError::bad_request("UserNotFound", "the fake has no user but root"));
+        }
+        Ok(sftp::run(&self.world))
+    }
 }
 
 #[async_trait]

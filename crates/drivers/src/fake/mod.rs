@@ -10,6 +10,7 @@ mod exec;
 mod images;
 mod instances;
 mod network;
+mod sftp;
 mod volumes;
 
 pub use images::FakeImages;

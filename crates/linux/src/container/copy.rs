@@ -38,14 +38,14 @@ const DEEPEST: usize = 128;
 
 /// The top of a container's tree, and how its users are numbered outside.
 #[derive(Debug)]
-struct Tree {
-    top: OwnedFd,
-    base: u32,
+pub(super) struct Tree {
+    pub(super) top: OwnedFd,
+    pub(super) base: u32,
 }
 
 impl Tree {
     /// Resolves a path as a process inside would.
-    fn open(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+    pub(super) fn open(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
         // A FIFO would block a plain open for ever; what is only named cannot block, and may not be asked not to.
         let patience = if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NONBLOCK };
         let how = OpenHow::new()
@@ -54,18 +54,18 @@ impl Tree {
         Ok(openat2(&self.top, path, how)?)
     }
     /// The number of a user inside.
-    fn inside(&self, id: u32) -> u32 {
+    pub(super) fn inside(&self, id: u32) -> u32 {
         id.checked_sub(self.base).filter(|id| self.base == 0 || *id < nest::SIZE).unwrap_or(65_534)
     }
     /// The number of a user outside.
-    fn outside(&self, id: u64) -> u32 {
+    pub(super) fn outside(&self, id: u64) -> u32 {
         let id = u32::try_from(id).unwrap_or(65_534);
         if self.base == 0 { id } else { self.base + id.min(nest::SIZE - 1) }
     }
 }
 
 /// Opens a container's tree: what its processes see if it runs, and its own layers if not.
-async fn tree(inner: &Arc<Inner>, files: &Files) -> Result<Tree> {
+pub(super) async fn tree(inner: &Arc<Inner>, files: &Files) -> Result<Tree> {
     let base = files.prepared().and_then(|prepared| prepared.base).unwrap_or(0);
     let failed = |e: io::Error| DriverError::io(format!("open the file tree of container {}", files.id), e);
     if inner.runs(files).await? {
@@ -193,7 +193,7 @@ fn pack(tree: &Tree, archive: &mut tar::Builder<Pieces>, found: &OwnedFd, name: 
 }
 
 /// A child of a directory, whatever it is, never followed.
-fn below(directory: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
+pub(super) fn below(directory: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV);
@@ -201,12 +201,12 @@ fn below(directory: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The path by which this process finds its own descriptor.
-fn own_path(found: &OwnedFd) -> String {
+pub(super) fn own_path(found: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", found.as_raw_fd())
 }
 
 /// Opens for reading what a path-only descriptor names.
-fn reopen(found: &OwnedFd, flags: OFlag) -> io::Result<OwnedFd> {
+pub(super) fn reopen(found: &OwnedFd, flags: OFlag) -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(own_path(found).as_str(), flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())?)
 }
 

@@ -19,7 +19,8 @@ use std::{
 };
 use tokio::sync::{Mutex as Turns, OnceCell, OwnedMutexGuard};
 use yun_drivers::{
-    Attachment, DriverError, ErrorKind, Fittings, InstanceDriver, InstanceHandle, LocalImage, Observed, Result,
+    Attachment, DriverError, ErrorKind, FileAccess, Fittings, InstanceDriver, InstanceHandle, LocalImage, Observed,
+    Result,
 };
 use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
 use yun_types::{Bytes, DesiredInstance, DriverFacts, Exit, Generation, InstanceId, InstanceKind};
@@ -251,6 +252,14 @@ fn joined<T>(answer: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     answer.unwrap_or_else(|e| {
         Err(DriverError::new(ErrorKind::Internal, "TaskFailed", format!("a task of the container driver failed: {e}")))
     })
+}
+
+#[async_trait]
+impl FileAccess for ContainerDriver {
+    async fn sftp(&self, handle: &InstanceHandle, user: Option<String>) -> Result<Session> {
+        self.inner.detect().await?;
+        super::sftp::open(&self.inner, &self.files(handle.id), user).await
+    }
 }
 
 #[async_trait]

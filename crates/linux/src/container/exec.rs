@@ -194,7 +194,8 @@ fn like_main(process: &mut serde_json::Value, main: &serde_json::Value, uid: u32
     }
 }
 
-fn identity(base: &serde_json::Value, root: &Root, wanted: Option<&str>) -> Result<Identity> {
+/// Who a process is that is added: the named user, or the container's own.
+pub(super) fn identity(base: &serde_json::Value, root: &Root, wanted: Option<&str>) -> Result<Identity> {
     if let Some(wanted) = wanted {
         return users::resolve(wanted, &root.text("/etc/passwd"), &root.text("/etc/group")).map_err(|e| {
             DriverError::bad_request(

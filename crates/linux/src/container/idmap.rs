@@ -85,6 +85,27 @@ pub(super) fn mount_overlay(target: &Path, options: &OsStr, owner: u32) -> io::R
     as_owner(owner, || Ok(mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options))?))
 }
 
+/// Makes this thread, which must be one of its own and end with its work, work on files as this user of the host, with these groups. Somebody
+/// `powerful` keeps all rights over files; others have no more than their own: the kernel takes them away with the user (credentials(7)).
+pub(super) fn become_user(user: u32, group: u32, groups: &[u32], powerful: bool) -> io::Result<()> {
+    if powerful {
+        // SAFETY: plain numbers. Credentials belong to the thread.
+        let kept = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, 1 << 2, 0, 0, 0) };
+        answer(kept.into())?;
+    }
+    // The function of the C library would change every thread of the process.
+    // SAFETY: the list outlives the call, with its true length.
+    answer(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    setfsgid(Gid::from_raw(group));
+    setfsuid(Uid::from_raw(user));
+    // The calls say nothing when they fail; asking for what nobody has changes nothing and tells what is.
+    let (is, belongs) = (setfsuid(Uid::from_raw(u32::MAX)), setfsgid(Gid::from_raw(u32::MAX)));
+    if is.as_raw() == user && belongs.as_raw() == group {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("cannot work on files as user {user}")))
+}
+
 /// Works on files as this user of the host, with all rights: what is made belongs to it from the first moment. Somebody who does not exist
 /// in a user namespace can make nothing in its files.
 pub(super) fn as_owner<T: Send>(owner: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {

@@ -33,6 +33,7 @@ mod process;
 mod rights;
 mod rootfs;
 mod seccomp;
+mod sftp;
 mod shim;
 mod terminal;
 mod users;

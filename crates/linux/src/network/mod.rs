@@ -241,6 +241,11 @@ impl NetworkDriver for LinuxNetwork {
         match tokio::time::timeout(limit, TcpStream::connect((address, port))).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                // A container's own loopback is reached too.
+                let inside = namespace::Namespace::file(&self.inner.host, instance);
+                if let Some(Ok(stream)) = namespace::connect_inside(inside, port, limit).await {
+                    return TcpStream::from_std(stream).map_err(|e| DriverError::io("take a connection over", e));
+                }
                 let why = "nothing listens there; check that the program inside runs and listens on all addresses, not only on 127.0.0.1";
                 Err(failed(ErrorKind::Unavailable, "ConnectionRefused", why).with(e))
             }

@@ -11,9 +11,10 @@ use nix::{
 use std::{
     fs::File,
     io,
-    net::{Ipv4Addr, UdpSocket},
+    net::{Ipv4Addr, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -67,6 +68,30 @@ pub(super) struct Cable {
 /// True if the file keeps a namespace.
 pub(super) fn is_kept(path: &Path) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type() == NAMESPACE)
+}
+
+/// Connects to what listens on the loopback of a namespace that is kept. `None` if there is no such namespace.
+pub(super) async fn connect_inside(path: PathBuf, port: u16, limit: Duration) -> Option<io::Result<TcpStream>> {
+    if !is_kept(&path) {
+        return None;
+    }
+    let (done, answer) = tokio::sync::oneshot::channel();
+    // The thread stays in the namespace, and ends with it; a socket stays where it was made, whoever has it.
+    let work = move || {
+        let connect = || {
+            setns(File::open(&path)?, CloneFlags::CLONE_NEWNET)?;
+            let stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), limit)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        };
+        // Nobody waits any more if the caller left.
+        let _ = done.send(connect());
+    };
+    let started = std::thread::Builder::new().name("yun-dial".to_owned()).spawn(work);
+    Some(match started {
+        Ok(_) => answer.await.unwrap_or_else(|_| Err(io::Error::other("the thread that connects ended early"))),
+        Err(e) => Err(e),
+    })
 }
 
 /// Makes the namespace, or enters the one that is kept, and wires it.

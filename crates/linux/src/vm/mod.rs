@@ -207,6 +207,8 @@ fn write_cidata(files: &Files, instance: &DesiredInstance, network: Option<&Atta
         .map_err(|e| DriverError::io(format!("write the cloud-init volume of VM {}", instance.name), e))
 }
 
+impl yun_drivers::FileAccess for VmDriver {}
+
 #[async_trait]
 impl InstanceDriver for VmDriver {
     async fn probe(&self) -> Result<DriverFacts> {

@@ -8,3 +8,4 @@
 #![recursion_limit = "256"]
 
 pub mod docker;
+pub mod ssh;

@@ -9,6 +9,7 @@ use super::{
     complete,
     container::args::{CommitArgs, CopyArgs, HealthArgs, IsolationArgs},
     network::NetworkCommand,
+    ssh_key::SshKeyCommand,
     volume::{PlugArgs, VolumeCommand},
 };
 
@@ -182,6 +183,9 @@ pub(crate) enum Command {
     /// Projects: the tenants
     #[command(subcommand)]
     Project(ProjectCommand),
+    /// SSH keys: who may enter a project's instances with ssh, scp and sftp
+    #[command(subcommand)]
+    SshKey(SshKeyCommand),
     /// Tokens: who may do what
     #[command(subcommand)]
     Token(TokenCommand),

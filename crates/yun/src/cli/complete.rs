@@ -82,6 +82,15 @@ pub(crate) fn networks(current: &OsStr) -> Vec<CompletionCandidate> {
     })
 }
 
+/// Names of the project's SSH keys.
+pub(crate) fn ssh_keys(current: &OsStr) -> Vec<CompletionCandidate> {
+    names(current, async |cloud| {
+        let page =
+            cloud.client.ssh_key_list().project(cloud.project.clone()).limit(1000).send().await.ok()?.into_inner();
+        Some(page.items.into_iter().map(|i| i.metadata.name.to_string()).collect())
+    })
+}
+
 /// Names of the project's volumes.
 pub(crate) fn volumes(current: &OsStr) -> Vec<CompletionCandidate> {
     names(current, async |cloud| {

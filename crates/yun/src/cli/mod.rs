@@ -19,6 +19,7 @@ pub(crate) mod output;
 mod session;
 mod settings;
 pub(crate) mod simulate;
+mod ssh_key;
 mod terminal;
 mod view;
 mod volume;
@@ -87,6 +88,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Node(command) => settings::node(cloud, command).await,
         Command::Network(command) => network::run(cloud, command).await,
         Command::Volume(command) => volume::run(cloud, command).await,
+        Command::SshKey(command) => ssh_key::run(cloud, command).await,
         Command::Project(command) => settings::project(cloud, command).await,
         Command::Token(command) => settings::token(cloud, command).await,
         Command::Operation(command) => settings::operation(cloud, command).await,

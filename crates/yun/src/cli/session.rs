@@ -202,7 +202,9 @@ async fn greeting(cloud: &Cloud, id: &str, port: u16) -> Result<()> {
         let mut why = None;
         loop {
             match socket.next().await {
-                Some(Ok(Message::Binary(bytes))) if !bytes.is_empty() => return Ok(()),
+                // Empty: connected, and nothing said yet.
+                Some(Ok(Message::Binary(bytes))) if bytes.is_empty() => {}
+                Some(Ok(Message::Binary(_))) => return Ok(()),
                 Some(Ok(Message::Text(text))) => why = Some(text.to_string()),
                 Some(Ok(Message::Close(Some(close)))) => return Err(closed(&close, why)),
                 _ => bail!("port {port} closed the connection"),

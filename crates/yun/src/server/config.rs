@@ -14,6 +14,8 @@ pub(crate) struct Config {
     pub(crate) api: Api,
     /// The door for Docker's clients.
     pub(crate) docker: Docker,
+    /// The door for SSH clients.
+    pub(crate) ssh: Ssh,
     /// Networks of projects.
     pub(crate) network: Network,
     /// VMs.
@@ -42,6 +44,16 @@ pub(crate) struct Docker {
     pub(crate) project: Name,
     /// The size of containers that are made without `--cpus` and `--memory`.
     pub(crate) size: Size,
+}
+
+/// `[ssh]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Ssh {
+    /// Whether SSH clients are answered.
+    pub(crate) enable: bool,
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
 }
 
 /// `[network]`
@@ -105,6 +117,12 @@ impl Default for Docker {
         let size =
             Size { cpu: yun_types::Cpu(250), memory: yun_types::Bytes::mib(256), disk: yun_types::Bytes::gib(2) };
         Self { enable: true, project: Name::default_project(), size }
+    }
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self { enable: true, listen: SocketAddr::from(([127, 0, 0, 1], 7422)) }
     }
 }
 
@@ -177,6 +195,15 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("did you mean `kvm`?"), "{error}");
         let error = Config::parse("[network]\nprefix = 30\n", "yun.toml").unwrap_err().to_string();
         assert!(error.contains("from 10 to 29"), "{error}");
+    }
+
+    #[test]
+    fn the_ssh_gateway_is_opened_by_its_address() {
+        let config = Config::parse("[ssh]\nlisten = \"0.0.0.0:7422\"\n", "x").unwrap();
+        assert!(config.ssh.enable && config.ssh.listen.ip().is_unspecified());
+        assert!(Config::default().ssh.listen.ip().is_loopback());
+        let error = Config::parse("[ssh]\nenabled = true\n", "yun.toml").unwrap_err().to_string();
+        assert!(error.contains("did you mean `enable`?"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Foreign protocols: each door gets a socket and tokens of its own. A door that cannot open takes nothing else along.
 
+pub(super) mod ssh;
+
 use anyhow::{Context as _, Result};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use yun_api::client::Client;
-use yun_control::core::Control;
+use yun_control::{core::Control, rows::StoredGateway};
 use yun_doors::docker::{DockerConfig, Door, bind};
 use yun_engine::{clock::Clock, tasks::Tasks};
 use yun_linux::host::Host;
@@ -12,20 +14,27 @@ use yun_types::{Role, TokenSpec};
 use super::config::Config;
 use crate::cli::{self, context::Context};
 
-/// Opens the doors that the configuration asks for.
-pub(super) fn start(
+/// Opens the doors that the configuration asks for. Where the SSH gateway listens, if it does.
+pub(super) async fn start(
     config: &Config,
     host: &Host,
     control: &Arc<Control>,
     local: &Context,
     clock: &Arc<dyn Clock>,
     tasks: &Tasks,
-) {
-    if !config.docker.enable {
-        return;
-    }
-    if let Err(error) = docker(config, host, control, local, clock, tasks) {
+    gateway: Option<StoredGateway>,
+) -> Option<SocketAddr> {
+    if config.docker.enable
+        && let Err(error) = docker(config, host, control, local, clock, tasks)
+    {
         tracing::error!(error = format!("{error:#}"), "Docker's clients cannot be answered");
+    }
+    match ssh::start(config, control, local, clock, tasks, gateway?).await {
+        Ok(address) => Some(address),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "SSH clients cannot be answered");
+            None
+        }
     }
 }
 

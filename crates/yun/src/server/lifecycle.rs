@@ -207,11 +207,14 @@ pub(crate) async fn status(global: &Global, args: &RootArgs) -> Result<u8> {
         .items;
     let running = instances.iter().filter(|i| i.status.state == InstanceState::Running).count();
     if global.output == cli::args::Format::Json {
-        let text = serde_json::json!({ "address": marker.address, "pid": marker.process.pid, "version": ping.version, "cloud": ping.cloud, "nodes": nodes.len(), "instances": instances.len(), "running": running });
+        let text = serde_json::json!({ "address": marker.address, "ssh": marker.ssh, "pid": marker.process.pid, "version": ping.version, "cloud": ping.cloud, "nodes": nodes.len(), "instances": instances.len(), "running": running });
         println!("{text:#}");
         return Ok(0);
     }
     println!("the cloud is up: https://{} (yun {}, pid {})", marker.address, ping.version, marker.process.pid);
+    if let Some(ssh) = marker.ssh {
+        println!("ssh: INSTANCE.PROJECT@{} -p {} (keys: yun ssh-key)", ssh.ip(), ssh.port());
+    }
     for node in &nodes {
         let (have, promised) = (&node.status.facts.capacity, &node.status.reserved);
         println!(

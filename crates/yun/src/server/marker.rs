@@ -13,6 +13,9 @@ pub(crate) struct Marker {
     pub(crate) process: ProcessId,
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    /// Where SSH clients are answered, if they are.
+    #[serde(default)]
+    pub(crate) ssh: Option<SocketAddr>,
     /// Its version.
     pub(crate) version: String,
     /// Whether this machine lends its pool what it has.
@@ -22,9 +25,9 @@ pub(crate) struct Marker {
 
 impl Marker {
     /// For this process.
-    pub(crate) fn new(address: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(address: SocketAddr, ssh: Option<SocketAddr>) -> Result<Self> {
         let process = ProcessId::current().context("cannot read /proc/self: is /proc mounted?")?;
-        Ok(Self { process, address, version: env!("CARGO_PKG_VERSION").to_owned(), joined: false })
+        Ok(Self { process, address, ssh, version: env!("CARGO_PKG_VERSION").to_owned(), joined: false })
     }
 
     fn path(host: &Host) -> PathBuf {

@@ -23,6 +23,10 @@ pub(crate) async fn run(args: &UpArgs) -> Result<()> {
     let mut config = Config::load(&root.join("etc/yun/yun.toml"))?;
     if let Some(listen) = args.listen {
         config.api.listen = listen;
+        // Who asks for any free port wants no fixed one beside it.
+        if listen.port() == 0 {
+            config.ssh.listen.set_port(0);
+        }
     }
     logging::start(&config.log)?;
     let host = Host::open(root).with_context(|| format!("cannot use {} as the root of a cloud", root.display()))?;
@@ -30,7 +34,7 @@ pub(crate) async fn run(args: &UpArgs) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let cloud = wiring::start(&config, &host, root).await?;
-    let mut marker = Marker::new(cloud.address)?;
+    let mut marker = Marker::new(cloud.address, cloud.ssh)?;
     marker.write(&host)?;
     tracing::info!(address = %cloud.address, cloud = %host.cloud(), root = %root.display(), "the cloud is up");
 

@@ -49,6 +49,8 @@ const FIRST_NODE: Duration = Duration::from_secs(15);
 pub(crate) struct Cloud {
     /// Where the API listens.
     pub(crate) address: SocketAddr,
+    /// Where SSH clients are answered, if they are.
+    pub(crate) ssh: Option<SocketAddr>,
     running: yun_control::Running,
     agent: AgentHandle,
     tasks: Tasks,
@@ -76,7 +78,10 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let tasks = Tasks::new(Arc::clone(&clock));
     let state = host.state().join("state");
-    std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+    // The state holds private keys.
+    std::fs::create_dir_all(&state)
+        .and_then(|()| std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o700)))
+        .with_context(|| format!("cannot make {} for root alone", state.display()))?;
     let store: Arc<dyn Store> = Arc::new(open_state(&state).await?);
     let control = ControlConfig {
         cloud: host.cloud(),
@@ -87,6 +92,8 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
         network_prefix: config.network.prefix,
     };
     let control = Arc::new(Control::open(control, store, Arc::clone(&clock), tasks.clone()).await?);
+    // Before a node is told of VMs: they are made with the gateway's key.
+    let gateway = doors::ssh::identity(config, &control).await?;
     let running = yun_control::start(Arc::clone(&control)).await?;
     if !yun_linux::host::listener::answer_at_once(running.address).unwrap_or(false) {
         tracing::warn!(address = %running.address, "cannot make connections answer at once: some answers will come 40 ms late");
@@ -104,12 +111,12 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
         Arc::clone(&clock),
         &tasks,
     )?;
-    doors::start(config, host, &control, &local, &clock, &tasks);
+    let ssh = doors::start(config, host, &control, &local, &clock, &tasks, gateway).await;
     // Who is told that the cloud is up may launch at once. A node that takes longer is told of by `yun node ls` when it comes.
     if tokio::time::timeout(FIRST_NODE, agent.registered()).await.is_err() {
         tracing::warn!("this machine is still finding out what it can do; the cloud is up without it");
     }
-    Ok(Cloud { address: running.address, running, agent, tasks })
+    Ok(Cloud { address: running.address, ssh, running, agent, tasks })
 }
 
 /// Opens the state. A server that was killed a moment ago may still be on its way out.

@@ -121,7 +121,8 @@ impl Reader {
         }
         if flags & 0x8000_0000 != 0 {
             for _ in 0..self.number()? {
-                (self.bytes()?, self.bytes()?);
+                self.bytes()?;
+                self.bytes()?;
             }
         }
         Ok(attributes)

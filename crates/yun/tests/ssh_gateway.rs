@@ -465,8 +465,9 @@ fn a_vm_is_entered_through_its_own_ssh_server() {
     }
     let cloud = Cloud::start();
     cloud.ok(&["image", "build", "small-vm", "small"]);
-    cloud.ok(&["launch", "small", "vm1", "--size", "cpu:1,memory:192M,disk:600M", "--wait", "240"]);
     let me = Person::new(&cloud, "laptop");
+    let size = "cpu:1,memory:192M,disk:600M";
+    cloud.ok(&["launch", "small", "vm1", "--size", size, "--ssh-key", &me.public(), "--wait", "240"]);
     cloud.ok(&["ssh-key", "add", "laptop", &me.public()]);
     let at = "vm1.default@127.0.0.1";
     let told = both(&me.ssh(&[at, "hostname; id -u; echo err >&2; exit 7"]));
@@ -484,6 +485,27 @@ fn a_vm_is_entered_through_its_own_ssh_server() {
     // The guest as a host to jump over to: its server answers to its own name.
     let banner = me.fed(&["-W", "vm1:22", at], b"");
     assert!(text(&banner.stdout).starts_with("SSH-2.0-"), "{banner:?}");
+    let config = cloud.root().join("config");
+    let known = cloud.root().join("known_hosts");
+    let lines = [
+        format!("IdentityFile {}", me.key.display()),
+        format!("UserKnownHostsFile {}", known.display()),
+        "StrictHostKeyChecking accept-new\nIdentitiesOnly yes\nIdentityAgent none\nBatchMode yes\nLogLevel ERROR\n"
+            .into(),
+    ];
+    std::fs::write(&config, lines.join("\n")).unwrap();
+    let jump = format!("{at}:{}", port(&cloud));
+    let jumped = run("ssh", &["-F", &config.to_string_lossy(), "-J", &jump, "root@vm1", "hostname; id -u"]);
+    assert_eq!(jumped, "vm1\n0\n");
+    // What listens only inside, and what only the guest reaches, by its own server.
+    assert!(me.ssh(&[at, "hostname > /tmp/index.html; httpd -p 127.0.0.1:8080 -h /tmp"]).status.success());
+    let page = me.fed(&["-W", "localhost:8080", at], b"GET / HTTP/1.0\r\n\r\n");
+    assert!(text(&page.stdout).ends_with("vm1\n"), "{page:?}");
+    let address = cloud.show("vm1")["status"]["address"].as_str().unwrap().to_owned();
+    let inside = me.fed(&["-W", &format!("{address}:22"), at], b"");
+    assert!(text(&inside.stdout).starts_with("SSH-2.0-"), "{inside:?}");
+    let closed = me.told(&["-W", &format!("{address}:81"), at]);
+    assert!(closed.contains("the VM cannot connect to"), "{closed}");
     let nobody = both(&me.ssh(&["nobody+vm1.default@127.0.0.1", "true"]));
     assert!(nobody.0 == 255 && nobody.2.contains("does not let the gateway in as nobody"), "{nobody:?}");
     // The same guest is known again after both have restarted.
@@ -491,6 +513,11 @@ fn a_vm_is_entered_through_its_own_ssh_server() {
     cloud.up();
     cloud.ok(&["restart", "-t", "1", "vm1"]);
     assert_eq!(both(&me.ssh(&[at, "hostname"])).1, "vm1\n", "{}", cloud.log());
+    // Another key in its place is somebody else, or was made anew inside: said, and not believed.
+    assert!(me.ssh(&[at, "rm /etc/dropbear/host_key; sync"]).status.success());
+    cloud.ok(&["restart", "-t", "1", "vm1"]);
+    let other = both(&me.ssh(&[at, "true"]));
+    assert!(other.0 == 255 && other.2.contains("and was known by SHA256:"), "{other:?}");
     cloud.ok(&["stop", "-t", "1", "vm1"]);
     let stopped = both(&me.ssh(&[at, "true"]));
     assert!(stopped.0 == 255 && stopped.2.contains("yun start vm1"), "{stopped:?}");

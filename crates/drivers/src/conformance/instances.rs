@@ -384,7 +384,7 @@ async fn sessions(harness: &dyn Harness) {
 async fn files(harness: &dyn Harness) {
     let subject = Subject::running(harness, Program::Patient).await;
     let instance = &subject.kit.instance;
-    let session = must("sftp", instance.sftp(&subject.handle, Some("root".to_owned())).await);
+    let session = must("sftp", instance.sftp(&subject.handle, Some("0".to_owned())).await);
     let hello = [0, 0, 0, 5, 1, 0, 0, 0, 3];
     let root = [0, 0, 0, 10, 16, 0, 0, 0, 7, 0, 0, 0, 1, b'/'];
     let none = [&[0, 0, 0, 14, 17, 0, 0, 0, 8, 0, 0, 0, 5][..], b"/none"].concat();

@@ -120,7 +120,7 @@ impl FileAccess for FakeInstances {
         if !self.world.is_running(handle.id) {
             return Err(not_running(handle.id));
         }
-        if user.as_deref().is_some_and(|user| user != "root") {
+        if user.as_deref().is_some_and(|user| !matches!(user, "root" | "0")) {
             return Err(DriverError::bad_request("UserNotFound", "the fake has no user but root"));
         }
         Ok(sftp::run(&self.world))

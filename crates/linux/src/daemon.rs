@@ -130,13 +130,15 @@ pub async fn systemd_start(program: &Path, arguments: &str) -> Result<()> {
     systemctl(&["enable", "--now", UNIT]).await
 }
 
-/// Stops the unit, if it is there. True if it was.
+/// Stops the unit, if it is there. True if it ran.
 pub async fn systemd_stop() -> Result<bool> {
     if !systemd_runs() || !Path::new("/etc/systemd/system").join(UNIT).exists() {
         return Ok(false);
     }
+    // Fails, by its exit code, where the unit does not run.
+    let ran = systemctl(&["is-active", "--quiet", UNIT]).await.is_ok();
     systemctl(&["disable", "--now", UNIT]).await?;
-    Ok(true)
+    Ok(ran)
 }
 
 async fn systemctl(arguments: &[&str]) -> Result<()> {

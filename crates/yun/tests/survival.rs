@@ -135,6 +135,57 @@ fn a_launch_and_a_removal_survive_a_crash_at_each_named_place() {
     assert_eq!(cloud.leftovers(), Vec::<String>::new());
 }
 
+#[test]
+fn an_import_and_a_removal_of_an_image_survive_a_crash_at_each_named_place() {
+    if !common::real("crashes in the middle of imports") {
+        return;
+    }
+    let cloud = Cloud::with_box();
+    let parts = || {
+        let mut all: Vec<PathBuf> = ["blobs/sha256", "layers", "manifests", "staging"]
+            .iter()
+            .flat_map(|name| std::fs::read_dir(cloud.state().join("images").join(name)).into_iter().flatten().flatten())
+            .map(|entry| entry.path())
+            .collect();
+        all.sort();
+        all
+    };
+    let box_alone = parts();
+    let root = cloud.root().join("other");
+    common::busybox_root(&root);
+    std::fs::write(root.join("etc/other"), "another layer\n").unwrap();
+    let archive = common::tarred(&root);
+    let import = ["image", "import", "other", &archive, "--", "sh"];
+    for place in [
+        "image::spooled",
+        "image::before_publish",
+        "image::parts_published",
+        "image::published",
+        "store::commit=2*off->panic",
+        "store::publish=2*off->panic",
+    ] {
+        let accepted = crash(&cloud, place, &import).is_some_and(|o| o.status.success());
+        let there = cloud.run(&["image", "show", "other"]).status.success();
+        assert!(there || !accepted, "an image was acknowledged and is lost by a crash at {place}");
+        if !there {
+            cloud.ok(&import);
+        }
+        cloud.ok(&["image", "verify", "other"]);
+        assert!(parts().len() > box_alone.len(), "{place}: {:?}", parts());
+        cloud.ok(&["image", "rm", "other"]);
+        cloud.until(&format!("nothing is left of the image after a crash at {place}"), || parts() == box_alone);
+    }
+    cloud.ok(&import);
+    crash(&cloud, "image::half_removed", &["image", "rm", "other"]);
+    if cloud.run(&["image", "show", "other"]).status.success() {
+        cloud.ok(&["image", "rm", "other"]);
+    }
+    cloud.until("nothing is left of what was half removed", || parts() == box_alone);
+    cloud.ok(&["image", "verify", "box"]);
+    cloud.ok(&["down"]);
+    assert_eq!(cloud.leftovers(), Vec::<String>::new());
+}
+
 /// Makes the server die at a named place while it carries out a command, and starts it again. What the command said, if the server lived
 /// long enough to hear it.
 fn crash(cloud: &Cloud, place: &str, words: &[&str]) -> Option<Output> {

@@ -26,6 +26,7 @@ mod unpack;
 use crate::host::Host;
 use async_trait::async_trait;
 use codec::Codec;
+use fail::fail_point;
 use job::{Job, Meter, Waiting};
 use registry::Downloads;
 use sniff::Content;
@@ -107,6 +108,7 @@ impl LinuxImages {
     async fn publish(&self, draft: Draft, staging: Arc<Staging>, job: &Job) -> Result<ImageFacts> {
         job.check()?;
         job.work.report(Some(97), "writing it to the disk");
+        fail_point!("image::before_publish");
         let store = self.store.clone();
         let facts = job.blocking(move |_| store.publish(&draft, &staging)).await?;
         job.work.report(Some(100), format!("image {} is ready", facts.digest.short()));
@@ -172,6 +174,7 @@ impl ImageDriver for LinuxImages {
             return Ok(facts);
         }
         let spooled = Arc::new(spool::spool(source, options.checksum.as_ref(), &staging, &job).await?);
+        fail_point!("image::spooled");
         let (sniffed, said) = (spooled.clone(), options.format);
         let content = job.blocking(move |_| recognise(&sniffed, said)).await?;
         if content != Content::Tar {

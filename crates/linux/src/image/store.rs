@@ -10,6 +10,7 @@ use super::{
     manifest::{Manifest, digest_of},
     staging::{self, Staging},
 };
+use fail::fail_point;
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
@@ -171,6 +172,7 @@ impl Store {
             }
             appear(&staged.dir, &target)?;
         }
+        fail_point!("image::parts_published");
         self.parts_are_here(&draft.manifest)?;
         sync_dir(&self.root.join("blobs/sha256"))?;
         sync_dir(&self.root.join("layers"))?;
@@ -181,6 +183,7 @@ impl Store {
         sync_file(&staged)?;
         appear(&staged, &self.manifest_path(&digest))?;
         sync_dir(&self.root.join("manifests"))?;
+        fail_point!("image::published");
         Ok(draft.manifest.facts(digest))
     }
 
@@ -231,6 +234,7 @@ impl Store {
             }
             _ => sync_dir(&self.root.join("manifests"))?,
         }
+        fail_point!("image::half_removed");
         // The parts of a damaged manifest are unknown: if nobody else names them, the next start finds them orphaned.
         let Ok(manifest) = manifest else { return Ok(()) };
         let Some(named) = self.named()? else { return Ok(()) };

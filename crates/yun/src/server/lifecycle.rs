@@ -162,9 +162,7 @@ pub(crate) async fn down(global: &Global, args: &RootArgs) -> Result<u8> {
     let host = Host::open(&root)?;
     let bar = cli::line(global.quiet);
     bar.set_message("the server stops");
-    if root == Path::new("/") {
-        daemon::systemd_stop().await?;
-    }
+    let unit_ran = root == Path::new("/") && daemon::systemd_stop().await?;
     let ran = match Marker::find(&host) {
         Some(marker) => marker.process.end(Duration::from_secs(15)).await?,
         None => false,
@@ -174,7 +172,7 @@ pub(crate) async fn down(global: &Global, args: &RootArgs) -> Result<u8> {
     let stopped = wiring::halt(&config, &host).await?;
     bar.finish_and_clear();
     if !global.quiet {
-        let server = if ran { "the server has stopped" } else { "no server ran" };
+        let server = if ran || unit_ran { "the server has stopped" } else { "no server ran" };
         println!("{server}; {stopped} instances have stopped; data stays in {}", host.state().display());
     }
     Ok(0)

@@ -29,7 +29,7 @@ pub(crate) fn deb(arguments: &[String]) -> Result<()> {
 }
 
 /// Installs cargo-deb if it is not there.
-fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     if tool().exists() {
         return Ok(());
     }

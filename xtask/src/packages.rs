@@ -52,6 +52,7 @@ pub(crate) fn setup(wanted: Wanted) -> Result<()> {
     debian(wanted)?;
     if wanted == Wanted::Tests {
         python(MOTO)?;
+        crate::deb::install()?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use yun_engine::{
     tasks::Tasks,
     work::Followed,
 };
-use yun_types::{Digest, ImageFacts, ImageRecipe, InstanceId, InstanceReport, NodeId};
+use yun_types::{Digest, ExportFormat, ImageFacts, ImageRecipe, InstanceId, InstanceReport, NodeId};
 
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +159,14 @@ impl NodeLink for AgentHandle {
     }
     async fn build_image(&self, recipe: ImageRecipe, work: Followed) -> Result<ImageFacts, LinkError> {
         self.callback.build_image(recipe, work).await
+    }
+    async fn export_image(
+        &self,
+        digest: Digest,
+        format: Option<ExportFormat>,
+        name: String,
+    ) -> Result<BoxStream<'static, io::Result<bytes::Bytes>>, LinkError> {
+        self.callback.export_image(digest, format, name).await
     }
     async fn verify_image(&self, digest: Digest) -> Result<(), LinkError> {
         self.callback.verify_image(digest).await

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{future::Future, sync::Arc};
 use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink, Stream};
-use yun_drivers::{DriverError, ErrorKind, ImageSource, ImportOptions, InstanceDriver, InstanceHandle};
+use yun_drivers::{DriverError, ErrorKind, ExportRequest, ImageSource, ImportOptions, InstanceDriver, InstanceHandle};
 use yun_engine::{
     session::{ExecRequest, LogLine, LogRequest, Session},
     work::Followed,
 };
-use yun_types::{Digest, ImageFacts, ImageRecipe, InstanceId};
+use yun_types::{Digest, ExportFormat, ImageFacts, ImageRecipe, InstanceId};
 
 /// The node's ear.
 #[derive(Debug)]
@@ -122,6 +122,16 @@ impl NodeLink for Callback {
 
     async fn build_image(&self, recipe: ImageRecipe, work: Followed) -> Result<ImageFacts, LinkError> {
         self.wanted(&work, self.0.drivers.image.build(&recipe, &work)).await
+    }
+
+    async fn export_image(
+        &self,
+        digest: Digest,
+        format: Option<ExportFormat>,
+        name: String,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LinkError> {
+        let request = ExportRequest { format, name: Some(name) };
+        self.0.drivers.image.export(&digest, &request, &Followed::default()).await.map_err(refused)
     }
 
     async fn verify_image(&self, digest: Digest) -> Result<(), LinkError> {

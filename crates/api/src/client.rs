@@ -14,6 +14,7 @@ mod generated {
             Detach = crate::cloud::Detach,
             Digest = yun_types::Digest,
             Explanation = yun_types::Explanation,
+            ExportFormat = yun_types::ExportFormat,
             Group = yun_types::Group,
             GroupCreate = crate::cloud::GroupCreate,
             GroupExplanation = yun_types::GroupExplanation,

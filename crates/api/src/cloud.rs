@@ -384,6 +384,14 @@ pub trait CloudApi {
         query: Query<ScopeQuery>,
     ) -> Result<HttpResponseHeaders<HttpResponseOk<Image>, EtagHeader>, HttpError>;
 
+    /// Give an image out: containers as an archive for OCI tools and Docker, VMs as a disk.
+    #[endpoint { method = GET, path = "/v1/images/{image}/export", tags = ["images"] }]
+    async fn image_export(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<ImagePath>,
+        query: Query<ExportQuery>,
+    ) -> Result<HttpResponseOk<FreeformBody>, HttpError>;
+
     /// Read an image's content again and compare it with its digest.
     #[endpoint { method = POST, path = "/v1/images/{image}/verify", tags = ["images"] }]
     async fn image_verify(

@@ -14,8 +14,8 @@ use yun_engine::{
     work::Followed,
 };
 use yun_types::{
-    ContainerConfig, Digest, Failure, ImageFacts, ImageFormat, ImageRecipe, InstanceId, InstanceReport, NodeFacts,
-    NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity, VolumeReport,
+    ContainerConfig, Digest, ExportFormat, Failure, ImageFacts, ImageFormat, ImageRecipe, InstanceId, InstanceReport,
+    NodeFacts, NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity, VolumeReport,
 };
 
 /// Why a call over a link failed.
@@ -164,6 +164,13 @@ pub trait NodeLink: Send + Sync + 'static {
     ) -> Result<ImageFacts, LinkError>;
     /// Makes an image from packages.
     async fn build_image(&self, recipe: ImageRecipe, work: Followed) -> Result<ImageFacts, LinkError>;
+    /// Gives an image out; `name` is what its archive calls it.
+    async fn export_image(
+        &self,
+        digest: Digest,
+        format: Option<ExportFormat>,
+        name: String,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LinkError>;
     /// Reads an image's content again and compares it with its digest.
     async fn verify_image(&self, digest: Digest) -> Result<(), LinkError>;
 }

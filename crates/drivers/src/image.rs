@@ -7,7 +7,8 @@ use futures::stream::BoxStream;
 use std::{fmt, path::PathBuf};
 use yun_engine::work::Followed;
 use yun_types::{
-    ContainerConfig, Digest, DriverFacts, ImageFacts, ImageFormat, ImageRecipe, InstanceKind, RegistryPull, VmBoot,
+    ContainerConfig, Digest, DriverFacts, ExportFormat, ImageFacts, ImageFormat, ImageRecipe, InstanceKind,
+    RegistryPull, VmBoot,
 };
 
 /// Where an import reads from.
@@ -44,6 +45,15 @@ pub struct ImportOptions {
     pub config: Option<ContainerConfig>,
 }
 
+/// How an image should be given out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExportRequest {
+    /// The form; that of its kind if absent.
+    pub format: Option<ExportFormat>,
+    /// What the archive calls it.
+    pub name: Option<String>,
+}
+
 /// An image that is here and ready to start from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalImage {
@@ -65,6 +75,9 @@ pub struct LocalImage {
     pub boot: Option<VmBoot>,
 }
 
+/// The bytes of an image on their way out.
+pub type ExportStream = BoxStream<'static, std::io::Result<Bytes>>;
+
 /// Keeps images on a node.
 #[async_trait]
 pub trait ImageDriver: Send + Sync + 'static {
@@ -78,6 +91,8 @@ pub trait ImageDriver: Send + Sync + 'static {
     async fn open(&self, digest: &Digest) -> Result<LocalImage>;
     /// Reads the whole content again and compares it with its digest.
     async fn verify(&self, digest: &Digest) -> Result<()>;
+    /// Gives an image out in a form that other programs read. What must be made for that is made before this returns.
+    async fn export(&self, digest: &Digest, request: &ExportRequest, work: &Followed) -> Result<ExportStream>;
     /// Every content that is here.
     async fn list(&self) -> Result<Vec<ImageFacts>>;
     /// Removes a content and the layers that no other content shares. Ok when it is not here.

@@ -33,6 +33,31 @@ impl fmt::Display for ImageFormat {
     }
 }
 
+/// The forms that `export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportFormat {
+    /// Containers: a tar of an OCI image layout, which `docker load` reads, too.
+    OciArchive,
+    /// Containers: the same archive, under the name that Docker's users know.
+    DockerArchive,
+    /// VMs: a QEMU copy-on-write disk.
+    Qcow2,
+    /// VMs: a plain disk.
+    Raw,
+}
+
+impl fmt::Display for ExportFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::OciArchive => "oci-archive",
+            Self::DockerArchive => "docker-archive",
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        })
+    }
+}
+
 /// Processor architectures, as OCI names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

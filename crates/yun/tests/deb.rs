@@ -25,9 +25,11 @@ impl Debian {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let debian = Self { directory };
         // Its way to the archive is ours.
-        for file in ["/etc/resolv.conf", "/etc/apt/apt.conf.d/99artifact-registry"] {
-            if Path::new(file).exists() {
-                std::fs::copy(file, debian.at(file)).unwrap();
+        let settings = std::fs::read_dir("/etc/apt/apt.conf.d").into_iter().flatten().flatten().map(|e| e.path());
+        for file in settings.chain([PathBuf::from("/etc/resolv.conf")]) {
+            if std::fs::read_to_string(&file).is_ok_and(|text| text.contains("Acquire") || text.contains("nameserver"))
+            {
+                std::fs::copy(&file, debian.at(&file.to_string_lossy())).unwrap();
             }
         }
         debian
@@ -110,7 +112,14 @@ fn the_package_starts_a_cloud_in_a_clean_debian_and_goes_again() {
          yun backup create --to /backup; yun backup verify --restore --to /backup; yun down; yun status || true",
         &["--net"],
     );
-    for piece in ["the cloud is up", "container web running", "inside\n", "its files are whole", "1 instances have stopped", "the cloud is down"] {
+    for piece in [
+        "the cloud is up",
+        "container web running",
+        "inside\n",
+        "its files are whole",
+        "1 instances have stopped",
+        "the cloud is down",
+    ] {
         assert!(said.contains(piece), "{piece:?} is not in: {said}");
     }
     let typo = "sed -i \"s/#accel = .*/accel = \\\"kvn\\\"/\" /etc/yun/yun.toml; yun up --no-systemd";

@@ -103,6 +103,19 @@ fn every_form_of_container_image_is_taken_in_and_runs() {
         assert_eq!(cloud.ok(&["logs", image]), hello(image), "{image}");
         assert!(cloud.ok(&["image", "verify", image]).contains("the content is what its digest says"));
     }
+    // Given out and taken in again, it runs as before.
+    let out = work.join("out.tar").display().to_string();
+    cloud.ok(&["image", "export", "layout", &out]);
+    assert!(cloud.fails(&["image", "export", "layout", &out]).1.contains("is there already"));
+    assert!(cloud.fails(&["image", "export", "layout", "x.raw", "--format", "raw"]).1.contains("choose oci-archive"));
+    let piped = cloud.run(&["image", "export", "layout", "-", "--format", "docker-archive"]).stdout;
+    assert_eq!(piped, std::fs::read(&out).unwrap());
+    cloud.ok(&["image", "import", "again", &out]);
+    cloud.run(&["launch", "again", "again", "--restart", "never", "--size", "cpu:0.05,memory:32M,disk:10M"]);
+    cloud.until("it has ended", || cloud.state_of("again") == "stopped");
+    assert_eq!(cloud.ok(&["logs", "again"]), hello("again"));
+    cloud.ok(&["rm", "-f", "again"]);
+    cloud.ok(&["image", "rm", "again"]);
     let ls = cloud.json(&["image", "ls"]);
     assert_eq!(ls.as_array().unwrap().len(), 6);
     // The same layer is kept once, whatever form it came in.

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::Ipv4Addr};
 use uuid::Uuid;
 use yun_types::{
-    BitRate, CloudId, Digest, GroupSpec, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId, ObjectKind,
-    Password, ProjectSpec, RegistryPull, Role, SshKeySpec, Timestamp, Token, TokenSpec, VolumeSpec,
+    BitRate, CloudId, Digest, ExportFormat, GroupSpec, ImageFormat, ImageRecipe, InstanceSpec, Labels, Name, NameOrId,
+    ObjectKind, Password, ProjectSpec, RegistryPull, Role, SshKeySpec, Timestamp, Token, TokenSpec, VolumeSpec,
 };
 
 /// One page of a list.
@@ -168,6 +168,15 @@ pub struct UploadQuery {
     pub command: Option<String>,
     /// Root file systems: the whole configuration to record, a JSON object with the fields of `ContainerConfig`. Instead of the two before.
     pub config: Option<String>,
+}
+
+/// How an image should be given out.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct ExportQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// The form; that of its kind if absent.
+    pub format: Option<ExportFormat>,
 }
 
 macro_rules! paths {

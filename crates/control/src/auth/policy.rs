@@ -93,6 +93,7 @@ pub const RULES: &[Rule] = &[
     change("image_create", Project(Editor)),
     change("image_upload", Project(Editor)),
     read("image_get", Project(Viewer)),
+    read("image_export", Project(Viewer)),
     change("image_verify", Project(Editor)),
     change("image_delete", Project(Editor)),
     read("network_list", Project(Viewer)),

@@ -596,6 +596,16 @@ impl CloudApi for ApiImpl {
         Ok(tagged(Noun::show(visit.control, &row), &row.rev.to_string()))
     }
 
+    async fn image_export(rqctx: Request, path: Path<ImagePath>, query: Query<ExportQuery>) -> Answer<FreeformBody> {
+        let (target, query) = (path.into_inner().image, query.into_inner());
+        let visit = Visit::of_project(&rqctx, query.project).on(&target);
+        let work = async {
+            visit.enter()?;
+            image::ops::export(visit.control, &visit.project, &target, query.format).await
+        };
+        Ok(bytes(visit.control, visit.end(work.await, StatusCode::OK).await?))
+    }
+
     async fn image_verify(rqctx: Request, path: Path<ImagePath>, query: Query<ScopeQuery>) -> Answer<Image> {
         let target = path.into_inner().image;
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);

@@ -18,7 +18,8 @@ use yun_api::{
 };
 use yun_store::{Row, Table, Txn, commit};
 use yun_types::{
-    ContainerConfig, Event, Image, Labels, Name, ObjectKind, Operation, OperationKind, RegistryPull, Severity,
+    ContainerConfig, Event, ExportFormat, Image, Labels, Name, ObjectKind, Operation, OperationKind, RegistryPull,
+    Severity,
 };
 
 /// How often a change is tried again when others were faster.
@@ -166,6 +167,24 @@ pub async fn verify(c: &Arc<Control>, _caller: &Caller, project: &Name, image: &
     let mut shown = row.value.0;
     shown.metadata.revision = row.rev.to_string();
     Ok(shown)
+}
+
+/// Gives an image out.
+pub async fn export(
+    c: &Arc<Control>,
+    project: &Name,
+    image: &str,
+    format: Option<ExportFormat>,
+) -> Result<BoxStream<'static, io::Result<Bytes>>, Refusal> {
+    let row = locate(c, project, image)?;
+    let (name, digest) = (row.value.0.metadata.name.to_string(), row.value.0.status.facts.digest.clone());
+    let (_, link) = work::image_node(c)?;
+    link.export_image(digest, format, name.clone()).await.map_err(|e| match e {
+        LinkError::Refused(failure) => {
+            Refusal::conflict(failure.code, format!("cannot export image {name}: {}", failure.message))
+        }
+        e => link_failed(e, &format!("export image {name}")),
+    })
 }
 
 /// Removes an image that no instance uses.

@@ -79,6 +79,14 @@ impl NodeLink for Echo {
     async fn build_image(&self, _: ImageRecipe, _: Followed) -> Result<ImageFacts, LinkError> {
         Err(LinkError::Cancelled)
     }
+    async fn export_image(
+        &self,
+        _: Digest,
+        _: Option<yun_types::ExportFormat>,
+        _: String,
+    ) -> Result<futures::stream::BoxStream<'static, std::io::Result<bytes::Bytes>>, LinkError> {
+        Err(LinkError::Unreachable("not in this test".into()))
+    }
     async fn verify_image(&self, _: Digest) -> Result<(), LinkError> {
         Err(LinkError::Cancelled)
     }

@@ -1,7 +1,7 @@
 //! Cases about images: all or nothing, each content once, and nothing served that is not what its digest says.
 
 use super::{Harness, dropped_after, must, refused, soon};
-use crate::{ErrorKind, ImageSource, ImportOptions};
+use crate::{ErrorKind, ExportRequest, ImageSource, ImportOptions};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use yun_engine::work::Followed;
@@ -34,6 +34,8 @@ async fn unknown_contents(harness: &dyn Harness) {
     let unknown = Digest::from_sha256([0xee; 32]);
     assert_eq!(refused("open of an unknown content", images.open(&unknown).await).kind, ErrorKind::NotFound);
     assert_eq!(refused("verify of an unknown content", images.verify(&unknown).await).kind, ErrorKind::NotFound);
+    let export = images.export(&unknown, &ExportRequest::default(), &Followed::default()).await.err();
+    assert_eq!(export.map(|e| e.kind), Some(ErrorKind::NotFound), "export of an unknown content");
     must("remove of an unknown content", images.remove(&unknown).await);
 }
 
@@ -56,6 +58,14 @@ async fn an_import_and_its_end(harness: &dyn Harness) {
     assert_eq!(now.iter().filter(|digest| **digest == facts.digest).count(), 1, "list: each content once");
     let local = must("open", images.open(&facts.digest).await);
     assert_eq!((&local.digest, local.kind), (&facts.digest, facts.kind), "open");
+    let request = ExportRequest { format: None, name: Some("copy".into()) };
+    let wanted = Followed::default();
+    let mut given = must("export", soon(harness, "export", images.export(&facts.digest, &request, &wanted)).await);
+    let mut size = 0;
+    while let Some(piece) = given.next().await {
+        size += piece.expect("export: the stream is whole").len();
+    }
+    assert!(size > 0, "export: it gives something");
     must("verify", soon(harness, "verify", images.verify(&facts.digest)).await);
 
     must("remove", images.remove(&facts.digest).await);

@@ -1,7 +1,9 @@
 //! Contents in memory: the digest is the hash of the bytes, and the first bytes tell the kind.
 
 use super::{Call, World};
-use crate::{DriverError, ErrorKind, ImageDriver, ImageSource, ImportOptions, LocalImage, Result};
+use crate::{
+    DriverError, ErrorKind, ExportRequest, ExportStream, ImageDriver, ImageSource, ImportOptions, LocalImage, Result,
+};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -192,6 +194,13 @@ impl ImageDriver for FakeImages {
     async fn verify(&self, digest: &Digest) -> Result<()> {
         self.world.enter(Call::ImageVerify, None).await?;
         self.check(digest).map(drop)
+    }
+
+    async fn export(&self, digest: &Digest, _request: &ExportRequest, _work: &Followed) -> Result<ExportStream> {
+        self.world.enter(Call::ImageVerify, None).await?;
+        let facts = self.check(digest)?;
+        let bytes = Bytes::from(format!("image {}", facts.digest));
+        Ok(Box::pin(futures::stream::iter([Ok(bytes)])))
     }
 
     async fn list(&self) -> Result<Vec<ImageFacts>> {

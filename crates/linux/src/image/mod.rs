@@ -8,6 +8,7 @@ mod archive;
 mod build;
 mod codec;
 mod disk;
+mod export;
 mod fault;
 mod job;
 mod layer;
@@ -27,6 +28,7 @@ use crate::host::Host;
 use async_trait::async_trait;
 use codec::Codec;
 use fail::fail_point;
+use futures::StreamExt;
 use job::{Job, Meter, Waiting};
 use registry::Downloads;
 use sniff::Content;
@@ -34,7 +36,7 @@ use spool::Spooled;
 use staging::Staging;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use store::{Draft, LAYER_ROOT, Store};
-use yun_drivers::{ImageDriver, ImageSource, ImportOptions, LocalImage, Result};
+use yun_drivers::{ExportRequest, ExportStream, ImageDriver, ImageSource, ImportOptions, LocalImage, Result};
 use yun_engine::work::Followed;
 use yun_types::{Bytes, Digest, DriverFacts, ImageFacts, ImageFormat, ImageRecipe};
 
@@ -237,6 +239,14 @@ impl ImageDriver for LinuxImages {
                 .try_for_each(|layer| tree::verify(&store.layer(&layer.diff_id), layer, &mut meter, job))
         })
         .await
+    }
+
+    async fn export(&self, digest: &Digest, request: &ExportRequest, work: &Followed) -> Result<ExportStream> {
+        let (job, waiting) = self.job(work);
+        let staging = self.staging(&job).await?;
+        let stream = export::export(digest, request, &self.store, staging, &job).await?;
+        // The work goes on while the bytes are read.
+        Ok(stream.map(move |piece| (piece, &waiting).0).boxed())
     }
 
     async fn list(&self) -> Result<Vec<ImageFacts>> {

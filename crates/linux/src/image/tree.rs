@@ -81,7 +81,7 @@ impl Tree {
 }
 
 /// The extended attributes that belong to the content; the host's own labels do not.
-fn attributes(path: &Path) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
+pub(super) fn attributes(path: &Path) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
     let names = match xattr::list(path) {
         Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(BTreeMap::new()),
         names => names?,

@@ -5,6 +5,7 @@
 mod archives;
 mod builds;
 mod disks;
+mod exports;
 mod node;
 mod pulls;
 mod registry;

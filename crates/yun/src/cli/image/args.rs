@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use yun_types::{ImageFormat, Name, RecipeBase, Reference};
+use yun_types::{ExportFormat, ImageFormat, Name, RecipeBase, Reference};
 
 use crate::cli::complete;
 
@@ -40,6 +40,11 @@ pub(crate) enum ImageCommand {
         /// The registry, as in ghcr.io
         registry: String,
     },
+    /// Write an image to a file, or - for standard output, in a form that other programs read
+    #[command(
+        after_help = "Examples:\n  yun image export web web.tar\n  yun image export web - | docker load\n  yun image export deb12 deb12.raw --format raw\n  yun image export web - | skopeo copy oci-archive:/dev/stdin docker://registry.example.org/web\n\nContainers become one archive that is both an OCI layout and what docker save writes. VMs become a qcow2 or raw disk."
+    )]
+    Export(ExportArgs),
     /// Read an image's content again and compare it with its digest
     Verify {
         /// Its name, or the start of its digest
@@ -134,6 +139,18 @@ pub(crate) struct PullArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct ExportArgs {
+    /// Its name, or the start of its digest
+    #[arg(add = ArgValueCompleter::new(complete::images))]
+    pub(crate) image: String,
+    /// A file that is not there yet, or - for standard output
+    pub(crate) file: String,
+    /// oci-archive, docker-archive, qcow2 or raw [default: oci-archive for containers, qcow2 for VMs]
+    #[arg(long, value_parser = parse_export)]
+    pub(crate) format: Option<ExportFormat>,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct LoginArgs {
     /// The registry, as in ghcr.io; docker.io is Docker's
     pub(crate) registry: String,
@@ -153,4 +170,9 @@ fn parse_base(text: &str) -> Result<RecipeBase, String> {
 fn parse_format(text: &str) -> Result<ImageFormat, String> {
     serde_json::from_value(serde_json::Value::String(text.to_owned()))
         .map_err(|_| format!("{text:?} is not a format: use qcow2, raw, rootfs, oci-layout or docker-archive"))
+}
+
+fn parse_export(text: &str) -> Result<ExportFormat, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| format!("{text:?} is not a form: use oci-archive, docker-archive, qcow2 or raw"))
 }

@@ -9,6 +9,7 @@ use yun_api::cloud::{ImageCreate, ImageOrigin};
 use yun_types::{Image, ImageRecipe, Name, Operation};
 
 pub(crate) mod args;
+mod export;
 mod prune;
 pub(crate) mod pull;
 pub(crate) mod registries;
@@ -50,6 +51,7 @@ pub(crate) async fn run(cloud: &Cloud, command: ImageCommand) -> Result<Code> {
                 cloud.client.image_verify().project(cloud.project.clone()).image(image).send().await.explained()?;
             output::print_line(&format!("{}: the content is what its digest says", image.metadata.name))?;
         }
+        ImageCommand::Export(args) => export::run(cloud, &args).await?,
         ImageCommand::Prune { dry_run, keep } => prune::run(cloud, dry_run, &keep).await?,
         ImageCommand::Rm { images } => {
             for image in images {

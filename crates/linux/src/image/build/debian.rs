@@ -238,7 +238,8 @@ fn furnish(root: &Path, kernel: &Path, cloud_init: bool) -> io::Result<u64> {
     };
     enable("systemd-networkd.service", "multi-user.target", "/usr/lib/systemd/system")?;
     if cloud_init {
-        write(("etc/cloud/cloud.cfg.d/99_yun.cfg", "datasource_list: [NoCloud, None]\n", 0o644))?;
+        // Its locale needs a package that the image does not have.
+        write(("etc/cloud/cloud.cfg.d/99_yun.cfg", "datasource_list: [NoCloud, None]\nlocale: false\n", 0o644))?;
     } else {
         SETTINGS_FILES.into_iter().try_for_each(write)?;
         enable("yun-settings.service", "multi-user.target", "/etc/systemd/system")?;

@@ -18,7 +18,7 @@ pub(crate) enum ImageCommand {
     },
     /// Make an image from Debian packages
     #[command(
-        after_help = "Examples:\n  yun image build small-vm small\n  yun image build debian-vm deb12 --suite bookworm\n  yun image build debian web --packages nginx-light -- nginx -g 'daemon off;'"
+        after_help = "Examples:\n  yun image build small-vm small\n  yun image build debian-vm deb12 --suite bookworm\n  yun image build debian-vm deb13 --release trixie --cloud-init\n  yun image build debian web --packages nginx-light -- nginx -g 'daemon off;'"
     )]
     Build(BuildArgs),
     /// Take an image in: a file, a URL, or - for standard input
@@ -79,9 +79,12 @@ pub(crate) struct BuildArgs {
     /// More Debian packages
     #[arg(long, value_delimiter = ',')]
     pub(crate) packages: Vec<String>,
-    /// The Debian release [default: the node's]
-    #[arg(long)]
+    /// The Debian release, as in bookworm or trixie [default: the node's]
+    #[arg(long, visible_alias = "release")]
     pub(crate) suite: Option<String>,
+    /// debian-vm: with the real cloud-init, as official cloud images have it, instead of yun's own, which boots faster
+    #[arg(long)]
+    pub(crate) cloud_init: bool,
     /// Containers: the entrypoint to record
     #[arg(long)]
     pub(crate) entrypoint: Option<String>,

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::{io::IsTerminal, time::Duration};
 use tokio_util::io::ReaderStream;
 use yun_api::cloud::{ImageCreate, ImageOrigin};
-use yun_types::{Image, ImageRecipe, Name, Operation};
+use yun_types::{Image, ImageRecipe, Name, Operation, RecipeBase};
 
 pub(crate) mod args;
 mod export;
@@ -24,6 +24,9 @@ use args::{BuildArgs, ImageCommand, ImportArgs};
 
 /// How long an import or a build may take before the command line stops following it.
 const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What official cloud images have.
+const CLOUD_INIT: [&str; 2] = ["cloud-init", "cloud-guest-utils"];
 
 /// Carries out a command on images.
 pub(crate) async fn run(cloud: &Cloud, command: ImageCommand) -> Result<Code> {
@@ -76,9 +79,16 @@ async fn get(cloud: &Cloud, word: &str) -> Result<Image> {
 
 async fn build(cloud: &Cloud, args: BuildArgs) -> Result<Code> {
     let name = args.name.map_or_else(|| args.base.to_string().parse::<Name>(), Ok)?;
+    anyhow::ensure!(
+        !args.cloud_init || args.base == RecipeBase::DebianVm,
+        "--cloud-init is for debian-vm: {} has no room for it, or is no VM",
+        args.base
+    );
+    let mut packages = args.packages;
+    packages.extend(CLOUD_INIT.iter().filter(|_| args.cloud_init).map(|p| (*p).to_owned()));
     let recipe = ImageRecipe {
         base: args.base,
-        packages: args.packages,
+        packages,
         suite: args.suite,
         entrypoint: args.entrypoint.into_iter().collect(),
         command: args.command,

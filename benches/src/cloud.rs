@@ -4,10 +4,13 @@ use anyhow::{Context as _, Result, bail};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use yun_api::client::Client;
 use yun_types::{Operation, OperationState};
+
+/// The longest that anything here may take.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// A server that runs until this is dropped.
 pub(crate) struct Cloud {
@@ -67,7 +70,17 @@ impl Cloud {
     /// Waits for the end of an operation.
     pub(crate) async fn ended(&self, operation: Operation) -> Result<Operation> {
         let mut operation = operation;
+        let until = Instant::now() + LONGEST;
         while !operation.status.state.ended() {
+            if Instant::now() > until {
+                bail!(
+                    "{} of {} has not ended in {} s: {:?}",
+                    operation.spec.kind,
+                    operation.spec.target,
+                    LONGEST.as_secs(),
+                    operation.status.progress.message
+                );
+            }
             operation =
                 self.client.operation_get().operation(operation.metadata.id).wait(60).send().await?.into_inner();
         }

@@ -20,7 +20,7 @@ use yun_engine::{
 };
 use yun_plan::{
     observe,
-    place::{Decision, Placement, place},
+    place::{Ask, Decision, Placement, place},
 };
 use yun_store::{Change, Row, StoreError, Table, Txn, commit};
 use yun_types::{Instance, InstanceState, NodeState};
@@ -128,14 +128,42 @@ async fn pass(c: &Control) -> Result<Tally, StoreError> {
     }
     // First come, first served.
     waiting.sort_by_key(|row| (row.value.0.metadata.created, row.value.0.metadata.id));
-    for row in waiting {
-        if place_one(c, &row).await? {
+    for (row, decision) in foresee(c, waiting) {
+        let placed = match &decision.placement {
+            // Decided anew, with all that was promised meanwhile.
+            Placement::On { .. } => place_one(c, &row).await?,
+            Placement::Waits { reason } => {
+                let mut after = row.value.0.clone();
+                wait(&mut after, reason, waiting_text(&decision.explanation));
+                if after != row.value.0 {
+                    finish(c, add_write(Txn::new(), &row, Some(&after))?).await?;
+                }
+                false
+            }
+        };
+        if placed {
             tally.placed += 1;
         } else {
             tally.waiting += 1;
         }
     }
     Ok(tally)
+}
+
+/// What would become of those that wait, by one look at the pool: ten thousand that do not fit cost one look, not ten thousand.
+fn foresee(c: &Control, waiting: Vec<Arc<Row<InstanceRow>>>) -> Vec<(Arc<Row<InstanceRow>>, Decision)> {
+    if waiting.is_empty() {
+        return Vec::new();
+    }
+    let asks: Vec<Ask> = waiting.iter().map(|row| ask(c, &row.value.0)).collect();
+    let nodes = Pool::lock(c).nodes();
+    waiting.into_iter().zip(place(&nodes, &asks)).collect()
+}
+
+fn wait(instance: &mut Instance, reason: &str, message: String) {
+    instance.status.state = InstanceState::Pending;
+    instance.status.reason = Some(reason.into());
+    instance.status.message = Some(message);
 }
 
 /// Writes a change with the ends of its operations. `false` if somebody else was faster: the next pass looks again.
@@ -192,11 +220,6 @@ async fn place_one(c: &Control, row: &Row<InstanceRow>) -> Result<bool, StoreErr
 fn decide<'a>(c: &'a Control, instance: &mut Instance) -> Option<(Decision, super::Promise<'a>)> {
     let pool = Pool::lock(c);
     let decision = place(&pool.nodes(), &[ask(c, instance)]).pop()?;
-    let wait = |instance: &mut Instance, reason: &str, message: String| {
-        instance.status.state = InstanceState::Pending;
-        instance.status.reason = Some(reason.into());
-        instance.status.message = Some(message);
-    };
     match &decision.placement {
         Placement::On { node, name } => {
             let networks = crate::network::ops::wanted_by(c, instance);

@@ -37,8 +37,8 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         "group_list" | "group_get" | "group_explain" => VIEWERS,
         "group_create" | "group_update" | "group_delete" | "group_undo" => EDITORS,
         "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list"
-        | "image_get" | "image_export" | "network_list" | "network_get" | "ssh_key_list" | "ssh_key_get"
-        | "volume_list" | "volume_get" | "operation_list" | "operation_get" => VIEWERS,
+        | "image_get" | "image_export" | "image_export" | "network_list" | "network_get" | "ssh_key_list"
+        | "ssh_key_get" | "volume_list" | "volume_get" | "operation_list" | "operation_get" => VIEWERS,
         "instance_create"
         | "instance_update"
         | "instance_delete"

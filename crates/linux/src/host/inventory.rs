@@ -1,7 +1,7 @@
 //! What a node has, what it lends, and what is used of it now. Reads `/proc`, `/sys` and the file system; changes nothing.
 //!
 //! What a node lends (*capacity*) is what it has (*total*) less what the host keeps for itself: 5 % of the memory, at least 256 MiB; 5 % of the disk, at most 10 GiB;
-//! no CPU, because the kernel shares that out by itself.
+//! no CPU, because the kernel shares that out by itself. Cores may be lent more than once.
 
 use nix::sys::{
     statfs::{CGROUP2_SUPER_MAGIC, statfs},
@@ -28,9 +28,18 @@ const COUNT_LIMIT: Duration = Duration::from_secs(3);
 
 /// Finds out what this node is and has. Takes what only the drivers know: the ranges of addresses in use (from the network driver) and what
 /// each can do.
-pub async fn inventory(host: &Host, taken_ranges: Vec<ipnet::Ipv4Net>, drivers: Vec<DriverFacts>) -> Result<NodeFacts> {
+pub async fn inventory(
+    host: &Host,
+    cpu_overcommit: u32,
+    taken_ranges: Vec<ipnet::Ipv4Net>,
+    drivers: Vec<DriverFacts>,
+) -> Result<NodeFacts> {
     let state = host.state().to_owned();
-    let read = move || facts(&state, taken_ranges, drivers);
+    let read = move || {
+        let mut facts = facts(&state, taken_ranges, drivers)?;
+        facts.capacity.cpu = lent_cpu(facts.total.cpu, cpu_overcommit);
+        Ok(facts)
+    };
     let facts = tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(io::Error::other(e)));
     facts.map_err(|e| DriverError::io("find out what this node has", e))
 }
@@ -58,6 +67,10 @@ fn facts(state: &Path, taken_ranges: Vec<ipnet::Ipv4Net>, drivers: Vec<DriverFac
         taken_ranges,
         drivers,
     })
+}
+
+fn lent_cpu(total: Cpu, overcommit: u32) -> Cpu {
+    Cpu(total.0.saturating_mul(overcommit).min(Cpu::cores(Cpu::MAX_CORES).0))
 }
 
 fn lent_memory(total: Bytes) -> Bytes {
@@ -282,8 +295,10 @@ mod tests {
     async fn this_machine_is_described() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::open(folder.path()).unwrap();
-        let facts = inventory(&host, vec![], vec![]).await.unwrap();
+        let facts = inventory(&host, 3, vec![], vec![]).await.unwrap();
         assert!(facts.capacity.memory < facts.total.memory && facts.capacity.disk < facts.total.disk);
+        assert_eq!(facts.capacity.cpu.0, 3 * facts.total.cpu.0);
+        assert_eq!(lent_cpu(Cpu::cores(64), 1000), Cpu::cores(Cpu::MAX_CORES));
         assert!(facts.capacity.cpu >= Cpu::cores(1) && !facts.boot_id.is_empty() && !facts.kernel.is_empty());
         let meter = UsageMeter::default();
         let usage = meter.measure(&host).unwrap();

@@ -18,6 +18,8 @@ pub(crate) struct Config {
     pub(crate) ssh: Ssh,
     /// Networks of projects.
     pub(crate) network: Network,
+    /// This machine in the pool.
+    pub(crate) node: Node,
     /// VMs.
     pub(crate) vm: Vm,
     /// What the server writes about itself.
@@ -64,6 +66,14 @@ pub(crate) struct Network {
     pub(crate) pool: Ipv4Net,
     /// The prefix length of each.
     pub(crate) prefix: u8,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Node {
+    /// How often each core is lent. Where instances want more than there is, each gets its part in proportion to its size.
+    pub(crate) cpu_overcommit: u32,
 }
 
 /// `[vm]`
@@ -132,6 +142,12 @@ impl Default for Network {
     }
 }
 
+impl Default for Node {
+    fn default() -> Self {
+        Self { cpu_overcommit: 1 }
+    }
+}
+
 impl Default for Vm {
     fn default() -> Self {
         Self { accel: AccelChoice::Auto }
@@ -161,6 +177,12 @@ impl Config {
             bail!(
                 "{name}: network.prefix is {prefix}, which does not cut networks from {pool}: use a number from {} to 29",
                 pool.prefix_len()
+            );
+        }
+        if !(1..=1000).contains(&config.node.cpu_overcommit) {
+            bail!(
+                "{name}: node.cpu_overcommit is {}: use a number from 1 (each core is lent once) to 1000",
+                config.node.cpu_overcommit
             );
         }
         Ok(config)
@@ -195,6 +217,8 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("did you mean `kvm`?"), "{error}");
         let error = Config::parse("[network]\nprefix = 30\n", "yun.toml").unwrap_err().to_string();
         assert!(error.contains("from 10 to 29"), "{error}");
+        let error = Config::parse("[node]\ncpu_overcommit = 0\n", "yun.toml").unwrap_err().to_string();
+        assert!(error.contains("node.cpu_overcommit is 0: use a number from 1"), "{error}");
     }
 
     #[test]

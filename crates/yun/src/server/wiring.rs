@@ -102,7 +102,11 @@ pub(crate) async fn start(config: &Config, host: &Host, root: &Path) -> Result<C
 
     crate::backup::start(&tasks, Arc::clone(&clock), host, root);
     let link = Arc::new(LocalLink(Arc::clone(&control)));
-    let machine = Arc::new(Machine { host: host.clone(), meter: UsageMeter::default() });
+    let machine = Arc::new(Machine {
+        host: host.clone(),
+        cpu_overcommit: config.node.cpu_overcommit,
+        meter: UsageMeter::default(),
+    });
     let agent = Agent::start(
         AgentConfig::new(host.state()),
         link,
@@ -155,13 +159,14 @@ fn drivers(config: &Config, host: &Host) -> Result<Drivers> {
 #[derive(Debug)]
 struct Machine {
     host: Host,
+    cpu_overcommit: u32,
     meter: UsageMeter,
 }
 
 #[async_trait]
 impl Inventory for Machine {
     async fn facts(&self) -> NodeFacts {
-        inventory(&self.host, Vec::new(), Vec::new()).await.unwrap_or_else(|error| {
+        inventory(&self.host, self.cpu_overcommit, Vec::new(), Vec::new()).await.unwrap_or_else(|error| {
             tracing::error!(%error, "this machine cannot be looked at: it lends nothing");
             unknown()
         })

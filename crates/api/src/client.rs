@@ -42,6 +42,7 @@ mod generated {
             Operation = yun_types::Operation,
             OperationPage = crate::cloud::Page<yun_types::Operation>,
             Ping = crate::cloud::Ping,
+            Pool = yun_types::Pool,
             Project = yun_types::Project,
             ProjectCreate = crate::cloud::ProjectCreate,
             ProjectPage = crate::cloud::Page<yun_types::Project>,

@@ -10,8 +10,8 @@ use dropshot::{
     WebsocketChannelResult, WebsocketConnection,
 };
 use yun_types::{
-    AuditRecord, Explanation, Group, GroupExplanation, Image, Instance, Network, Node, NodeSpec, Operation, Project,
-    ProjectSpec, SshKey, Token, Volume,
+    AuditRecord, Explanation, Group, GroupExplanation, Image, Instance, Network, Node, NodeSpec, Operation, Pool,
+    Project, ProjectSpec, SshKey, Token, Volume,
 };
 
 mod json;
@@ -517,6 +517,10 @@ pub trait CloudApi {
         query: Query<ScopeQuery>,
         body: Json<Detach>,
     ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Show the pool: what there is, what is promised and used of it, and the share of each project.
+    #[endpoint { method = GET, path = "/v1/pool", tags = ["nodes"] }]
+    async fn pool_get(rqctx: RequestContext<Self::Context>) -> Result<HttpResponseOk<Pool>, HttpError>;
 
     /// List nodes.
     #[endpoint { method = GET, path = "/v1/nodes", tags = ["nodes"] }]

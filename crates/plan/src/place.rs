@@ -15,6 +15,7 @@ mod score;
 #[cfg(test)]
 mod tests;
 mod too_large;
+pub mod turns;
 
 pub use rules::Rule;
 pub use too_large::{Never, never};

@@ -32,6 +32,19 @@ pub struct ProjectSpec {
     /// The most it may hold.
     #[serde(default)]
     pub quota: Quota,
+    /// Its part of the pool against other projects that wait for room; 1 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+impl ProjectSpec {
+    /// The largest weight.
+    pub const MAX_WEIGHT: u32 = 10_000;
+
+    /// Its part against other projects.
+    pub fn weight(&self) -> u32 {
+        self.weight.unwrap_or(1)
+    }
 }
 
 /// What the system observed.

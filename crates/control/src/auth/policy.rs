@@ -109,6 +109,7 @@ pub const RULES: &[Rule] = &[
     change("volume_delete", Project(Editor)),
     change("volume_attach", Project(Editor)),
     change("volume_detach", Project(Editor)),
+    read("pool_get", Cloud(Viewer)),
     read("node_list", Cloud(Viewer)),
     read("node_get", Cloud(Viewer)),
     change("node_update", Cloud(Admin)),

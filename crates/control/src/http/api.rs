@@ -725,6 +725,12 @@ impl CloudApi for ApiImpl {
         volume::door::detach(&rqctx, path.into_inner().volume, query.into_inner(), body.into_inner()).await
     }
 
+    async fn pool_get(rqctx: Request) -> Answer<Pool> {
+        let visit = Visit::of_cloud(&rqctx);
+        let pool = visit.enter().map(|_| node::pool::view(visit.control));
+        visit.end(pool, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
     async fn node_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Node>> {
         let visit = Visit::of_cloud(&rqctx);
         let page = (|| {

@@ -13,17 +13,24 @@ use crate::{
     rows::{ExplanationRow, InstanceRow, NodeRow},
 };
 use async_trait::async_trait;
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 use yun_engine::{
     reconcile::{PassReport, Reconcile, Schedule, run},
     tasks::Task,
 };
 use yun_plan::{
     observe,
-    place::{Ask, Decision, Placement, place},
+    place::{
+        Decision, Placement, place,
+        turns::{Claim, in_turn},
+    },
 };
 use yun_store::{Change, Row, StoreError, Table, Txn, commit};
-use yun_types::{Instance, InstanceState, NodeState};
+use yun_types::{Instance, InstanceState, Name, NodeState, Reserved};
 
 /// Starts the loop and what wakes it.
 pub(super) fn start(c: &Arc<Control>) {
@@ -126,7 +133,7 @@ async fn pass(c: &Control) -> Result<Tally, StoreError> {
             }
         }
     }
-    // First come, first served.
+    // First come, first served, within each project.
     waiting.sort_by_key(|row| (row.value.0.metadata.created, row.value.0.metadata.id));
     for (row, decision) in foresee(c, waiting) {
         let placed = match &decision.placement {
@@ -150,14 +157,30 @@ async fn pass(c: &Control) -> Result<Tally, StoreError> {
     Ok(tally)
 }
 
-/// What would become of those that wait, by one look at the pool: ten thousand that do not fit cost one look, not ten thousand.
+/// What would become of those that wait, by one look at the pool: ten thousand that do not fit cost one look, not ten thousand. In a project it
+/// is first come, first served; between projects, the turn is theirs who hold the smallest share.
 fn foresee(c: &Control, waiting: Vec<Arc<Row<InstanceRow>>>) -> Vec<(Arc<Row<InstanceRow>>, Decision)> {
     if waiting.is_empty() {
         return Vec::new();
     }
-    let asks: Vec<Ask> = waiting.iter().map(|row| ask(c, &row.value.0)).collect();
+    let mut claims: BTreeMap<Name, Claim> = crate::node::pool::claims(c)
+        .into_iter()
+        .map(|(project, (weight, held))| (project, Claim { weight, held, asks: Vec::new() }))
+        .collect();
+    let mut rows = HashMap::new();
+    for row in waiting {
+        let instance = &row.value.0;
+        let project = instance.metadata.project.clone().unwrap_or_else(Name::default_project);
+        let claim = claims.entry(project);
+        claim
+            .or_insert_with(|| Claim { weight: 1, held: Reserved::default(), asks: Vec::new() })
+            .asks
+            .push(ask(c, instance));
+        rows.insert(instance.metadata.id, row);
+    }
     let nodes = Pool::lock(c).nodes();
-    waiting.into_iter().zip(place(&nodes, &asks)).collect()
+    let decisions = in_turn(&nodes, claims.into_values().collect()).into_iter();
+    decisions.filter_map(|decision| Some((rows.remove(&decision.instance.0)?, decision))).collect()
 }
 
 fn wait(instance: &mut Instance, reason: &str, message: String) {

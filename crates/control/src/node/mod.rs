@@ -6,6 +6,7 @@
 mod link;
 pub mod ops;
 mod orders;
+pub mod pool;
 mod reconcile;
 mod report;
 #[cfg(test)]

@@ -36,7 +36,18 @@ pub async fn create(
     caller: &Caller,
     body: ProjectCreate,
 ) -> Result<Arc<Row<ProjectRow>>, Refusal> {
+    check(&body.spec)?;
     insert(control, body, caller.once.as_ref()).await
+}
+
+fn check(spec: &ProjectSpec) -> Result<(), Refusal> {
+    match spec.weight {
+        Some(weight) if weight == 0 || weight > ProjectSpec::MAX_WEIGHT => Err(Refusal::bad_request(
+            "BadWeight",
+            format!("the weight {weight} is not from 1 to {}: 1 is an ordinary project's", ProjectSpec::MAX_WEIGHT),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Creates the project `default` if this cloud has none.
@@ -135,6 +146,7 @@ pub async fn update(
 ) -> Result<Arc<Row<ProjectRow>>, Refusal> {
     let row = find(control, caller, project)?;
     let name = &row.value.0.metadata.name;
+    check(&spec)?;
     for _ in 0..ATTEMPTS {
         let Some(row) = control.projects.table.get(&[name.as_str()]).await? else {
             return Err(not_found(control, caller, project));
@@ -143,6 +155,11 @@ pub async fn update(
             return Err(Refusal::stale(ObjectKind::Project, name));
         }
         let mut changed = row.value.clone();
+        if changed.spec.weight != spec.weight && !caller.has_cloud(Role::Admin) {
+            return Err(Refusal::forbidden(format!(
+                "the weight of project {name} is changed by admins of the cloud only: send the weight as it is, or ask one of them"
+            )));
+        }
         if changed.spec.quota != spec.quota && !caller.has_cloud(Role::Admin) {
             return Err(Refusal::forbidden(format!(
                 "the quota of project {name} is changed by admins of the cloud only: send the quota as it is, or ask one of them"

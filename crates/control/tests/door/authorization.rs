@@ -33,7 +33,7 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         "ping" => &CALLERS,
         "whoami" | "watch" | "event_stream" | "project_list" | "token_list" => TOKENS,
         "audit_list" | "state_snapshot" | "project_create" | "project_delete" | "node_update" => CLOUD_ADMINS,
-        "task_list" | "node_list" | "node_get" => CLOUD_VIEWERS,
+        "task_list" | "pool_get" | "node_list" | "node_get" => CLOUD_VIEWERS,
         "group_list" | "group_get" | "group_explain" => VIEWERS,
         "group_create" | "group_update" | "group_delete" | "group_undo" => EDITORS,
         "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list"

@@ -10,7 +10,7 @@ fn driver(name: &str, ready: bool, message: Option<&str>) -> DriverFacts {
     DriverFacts { driver: name.into(), ready, engine: None, accel: None, message: message.map(Into::into) }
 }
 
-fn node(name: &str, capacity: &str, reserved: &str) -> NodeView {
+pub(super) fn node(name: &str, capacity: &str, reserved: &str) -> NodeView {
     let reserved =
         if reserved.is_empty() { Reserved::default() } else { amount::total([reserved.parse::<Size>().unwrap()]) };
     NodeView {
@@ -25,7 +25,7 @@ fn node(name: &str, capacity: &str, reserved: &str) -> NodeView {
     }
 }
 
-fn ask(size: &str) -> Ask {
+pub(super) fn ask(size: &str) -> Ask {
     Ask {
         instance: InstanceId(samples::id("web")),
         name: samples::name("web"),

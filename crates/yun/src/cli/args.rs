@@ -171,6 +171,11 @@ pub(crate) enum Command {
     /// Images: what instances start from
     #[command(subcommand)]
     Image(super::image::args::ImageCommand),
+    /// Show the pool: what there is, what is promised and used of it, and the share of each project
+    #[command(
+        after_help = "Examples:\n  yun pool\n  yun pool -o json\n  yun project weight lab 3   (waiting instances of lab get three turns for one)"
+    )]
+    Pool,
     /// Nodes: the machines of the pool
     #[command(subcommand)]
     Node(NodeCommand),
@@ -562,14 +567,25 @@ pub(crate) enum ProjectCommand {
         /// The most it may hold, as in cpu=8,memory=16G,disk=100G,instances=20
         #[arg(long)]
         quota: Option<String>,
+        /// Its part of the pool against other projects that wait for room, 1 to 10000 [default: 1]
+        #[arg(long)]
+        weight: Option<u32>,
     },
-    /// Change a project's quota
+    /// Change a project's part of the pool against other projects that wait for room
+    Weight {
+        /// Its name
+        #[arg(add = ArgValueCompleter::new(complete::projects))]
+        name: Name,
+        /// 1 to 10000; 1 is an ordinary project's
+        weight: u32,
+    },
+    /// Show or change a project's quota
     Quota {
         /// Its name
         #[arg(add = ArgValueCompleter::new(complete::projects))]
         name: Name,
-        /// The most it may hold, as in cpu=8,memory=16G; "none" for no limit
-        quota: String,
+        /// The most it may hold, as in cpu=8,memory=16G; "none" for no limit; shown if left out
+        quota: Option<String>,
     },
     /// Remove projects that own nothing
     Rm {

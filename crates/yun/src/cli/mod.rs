@@ -16,6 +16,7 @@ mod keys;
 mod launch;
 mod network;
 pub(crate) mod output;
+mod pool;
 mod session;
 mod settings;
 pub(crate) mod simulate;
@@ -85,6 +86,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Audit(args) => events::audit(cloud, args.tail).await,
         Command::Tasks => events::tasks(cloud).await,
         Command::Image(command) => image::run(cloud, command).await,
+        Command::Pool => pool::run(cloud).await,
         Command::Node(command) => settings::node(cloud, command).await,
         Command::Network(command) => network::run(cloud, command).await,
         Command::Volume(command) => volume::run(cloud, command).await,

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use std::{io::Read, time::Duration};
 use yun_api::cloud::{ProjectCreate, TokenCreate};
-use yun_types::{Name, NameOrId, NodeSpec, ProjectSpec, Quota, TokenSpec};
+use yun_types::{Name, NameOrId, NodeSpec, Project, ProjectSpec, Quota, TokenSpec};
 
 use super::{
     Code,
@@ -66,22 +66,26 @@ pub(crate) async fn project(cloud: &Cloud, command: ProjectCommand) -> Result<Co
             let project = cloud.client.project_get().project(NameOrId::from(name)).send().await.explained()?;
             apply::show(Kind::Project, &project, cloud.output, project.metadata.name.as_str())?;
         }
-        ProjectCommand::Create { name, description, quota } => {
+        ProjectCommand::Create { name, description, quota, weight } => {
             let quota = quota.map_or_else(|| Ok(Quota::default()), |q| words::quota(&q))?;
-            let body = ProjectCreate { name, labels: Default::default(), spec: ProjectSpec { description, quota } };
+            let spec = ProjectSpec { description, quota, weight };
+            let body = ProjectCreate { name, labels: Default::default(), spec };
             let project = cloud.client.project_create().body(body).send().await.explained()?;
             output::print_line(&format!(
                 "project {}: use it with -p {0} or yun project use {0}",
                 project.metadata.name
             ))?;
         }
-        ProjectCommand::Quota { name, quota } => {
-            let found = cloud.client.project_get().project(NameOrId::from(name.clone())).send().await.explained()?;
-            let spec = ProjectSpec { quota: words::quota(&quota)?, ..found.spec };
-            let request =
-                cloud.client.project_update().project(NameOrId::from(name.clone())).if_match(found.metadata.revision);
-            request.body(spec).send().await.explained()?;
-            output::print_line(name.as_str())?;
+        ProjectCommand::Quota { name, quota: None } => {
+            let project = cloud.client.project_get().project(NameOrId::from(name)).send().await.explained()?;
+            quota(&project, cloud.output)?;
+        }
+        ProjectCommand::Quota { name, quota: Some(wanted) } => {
+            let quota = words::quota(&wanted)?;
+            change(cloud, name, |spec| ProjectSpec { quota, ..spec }).await?;
+        }
+        ProjectCommand::Weight { name, weight } => {
+            change(cloud, name, |spec| ProjectSpec { weight: Some(weight), ..spec }).await?;
         }
         ProjectCommand::Rm { names } => {
             for name in names {
@@ -92,6 +96,32 @@ pub(crate) async fn project(cloud: &Cloud, command: ProjectCommand) -> Result<Co
         ProjectCommand::Use { .. } => unreachable!("changes the file of contexts, and needs no connection kept"),
     }
     Ok(0)
+}
+
+/// Changes what is wanted of a project, if nobody else does at the same time.
+async fn change(cloud: &Cloud, name: Name, change: impl FnOnce(ProjectSpec) -> ProjectSpec) -> Result<()> {
+    let project = NameOrId::from(name.clone());
+    let found = cloud.client.project_get().project(project.clone()).send().await.explained()?;
+    let request = cloud.client.project_update().project(project).if_match(found.metadata.revision);
+    request.body(change(found.spec)).send().await.explained()?;
+    output::print_line(name.as_str())
+}
+
+/// What a project may hold, and holds.
+fn quota(project: &Project, format: Format) -> Result<()> {
+    let (most, held) = (project.spec.quota, project.status.reserved);
+    match format {
+        Format::Table | Format::Wide => {
+            let line = |what: &str, held: String, most: Option<String>| {
+                output::print_line(&format!("{what:10} {held:>10} of {}", most.unwrap_or_else(|| "no limit".into())))
+            };
+            line("cpu", held.cpu.to_string(), most.cpu.map(|n| n.to_string()))?;
+            line("memory", held.memory.human(), most.memory.map(|n| n.human()))?;
+            line("disk", held.disk.human(), most.disk.map(|n| n.human()))?;
+            line("instances", held.instances.to_string(), most.instances.map(|n| n.to_string()))
+        }
+        format => output::object(&most, format, project.metadata.name.as_str()),
+    }
 }
 
 /// Makes a project the current context's own, if it is there.

@@ -184,7 +184,7 @@ async fn objects_of_other_projects_do_not_exist() {
 async fn quotas_say_what_is_used_and_what_is_the_most() {
     let (cloud, _node) = Cloud::usual().await;
     let quota = Quota { memory: Some(Bytes::mib(200)), instances: Some(2), ..Quota::default() };
-    cloud.project("team", ProjectSpec { description: None, quota }).await;
+    cloud.project("team", ProjectSpec { quota, ..ProjectSpec::default() }).await;
     cloud.create_in("team", "one", |s| s.size.memory = Bytes::mib(128)).await.unwrap();
     let error = cloud.create_in("team", "two", |s| s.size.memory = Bytes::mib(128)).await.unwrap_err();
     assert_eq!(error.code, "QuotaExceeded");

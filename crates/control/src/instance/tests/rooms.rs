@@ -1,6 +1,7 @@
 //! Room: who gets it, who waits, and what is never promised twice.
 
 use super::*;
+use futures::{StreamExt, stream::FuturesUnordered};
 
 #[tokio::test]
 async fn many_at_once_never_get_more_than_there_is() {
@@ -40,6 +41,32 @@ async fn who_waits_is_placed_when_room_comes() {
     assert_eq!(cloud.end(&operation).await.status.state, OperationState::Succeeded);
     assert_eq!(cloud.explain("late").await.summary, "on node a, the only node");
     cloud.tells("late", &["Created", "Waiting", "Scheduled", "Started"]).await;
+}
+
+#[tokio::test]
+async fn a_long_queue_of_one_project_does_not_stand_before_anothers_first() {
+    let (cloud, _node) = Cloud::usual().await;
+    let one = size("cpu:1,memory:100Mi,disk:100Mi");
+    cloud.launch("big", |s| s.size = size("cpu:4,memory:1Gi,disk:1Gi")).await;
+    cloud.project("team", ProjectSpec::default()).await;
+    let mut operations = Vec::new();
+    for number in 0..8 {
+        operations.push(cloud.create(&format!("long{number}"), |s| s.size = one).await.unwrap());
+    }
+    for number in 0..2 {
+        operations.push(cloud.create_in("team", &format!("short{number}"), |s| s.size = one).await.unwrap());
+    }
+    let pool = crate::node::pool::view(&cloud.c);
+    assert_eq!((pool.waiting, pool.projects[0].project.as_str(), pool.projects[0].waiting), (10, "default", 8));
+    assert!((pool.projects[0].share - 1.0).abs() < 1e-9 && pool.projects[0].dominant == "cpu");
+    let delete = cloud.delete("big").await.unwrap();
+    cloud.end(&delete).await;
+    let ends: FuturesUnordered<_> = operations.iter().map(|operation| cloud.end(operation)).collect();
+    let first: Vec<Operation> = ends.take(4).collect().await;
+    assert!(first.iter().all(|operation| operation.status.state == OperationState::Succeeded));
+    let pool = crate::node::pool::view(&cloud.c);
+    let shares: Vec<_> = pool.projects.iter().map(|p| (p.project.as_str(), p.reserved.instances, p.waiting)).collect();
+    assert_eq!(shares, [("default", 2, 6), ("team", 2, 0)]);
 }
 
 #[tokio::test]

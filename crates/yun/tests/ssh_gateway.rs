@@ -435,6 +435,24 @@ fn files_are_copied_with_scp_and_sftp() {
 }
 
 #[test]
+fn the_gateway_can_be_left_out() {
+    if !real("a cloud without an SSH gateway") {
+        return;
+    }
+    let cloud = Cloud::cold();
+    std::fs::create_dir_all(cloud.root().join("etc/yun")).unwrap();
+    std::fs::write(cloud.root().join("etc/yun/yun.toml"), "[ssh]\nenable = false\n").unwrap();
+    cloud.up();
+    assert!(cloud.json(&["status"])["ssh"].is_null() && !cloud.ok(&["status"]).contains("ssh:"));
+    // Once it is wanted, it is there.
+    std::fs::write(cloud.root().join("etc/yun/yun.toml"), "").unwrap();
+    cloud.kill();
+    cloud.up();
+    let port = port(&cloud).to_string();
+    assert!(run("ssh-keyscan", &["-t", "ed25519", "-p", &port, "127.0.0.1"]).contains("ssh-ed25519"));
+}
+
+#[test]
 fn strangers_wait_in_vain() {
     if !real("limits of the SSH gateway") {
         return;

@@ -309,6 +309,8 @@ impl Server<'_> {
     fn place(&self, path: &Path) -> Result<(OwnedFd, OsString), Fault> {
         let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
         let parent = self.tree.open(path.parent().unwrap_or(Path::new("/")), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        // A directory that is made below /sys/fs/cgroup is more than a directory.
+        has_owner(&parent)?;
         Ok((parent, name))
     }
 
@@ -381,6 +383,7 @@ impl Server<'_> {
     /// Gives a file what a request says of it.
     fn change(&self, found: &OwnedFd, attributes: Attributes) -> Result<(), Fault> {
         let path = own_path(found);
+        has_owner(found)?;
         if let Some(size) = attributes.size {
             has_storage(found)?;
             File::from(reopen(found, OFlag::O_WRONLY)?).set_len(size)?;
@@ -391,12 +394,10 @@ impl Server<'_> {
             fchownat(found, "", owner, group, FchownatFlags::AT_EMPTY_PATH)?;
         }
         if let Some(mode) = attributes.mode {
-            has_owner(found)?;
             let mode = Mode::from_bits_truncate(mode & 0o7777);
             fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)?;
         }
         if let Some((accessed, changed)) = attributes.times {
-            has_owner(found)?;
             let time = |seconds: u32| TimeSpec::new(seconds.into(), 0);
             let follow = UtimensatFlags::FollowSymlink;
             utimensat(nix::fcntl::AT_FDCWD, path.as_str(), &time(accessed), &time(changed), follow)?;

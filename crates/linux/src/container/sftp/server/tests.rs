@@ -154,7 +154,12 @@ fn what_has_no_storage_is_neither_read_nor_written() {
     for (path, flags) in [("/proc/self/oom_score_adj", open::WRITE), ("/proc/version", open::READ)] {
         assert_eq!(code(&ask(&mut server, packet::OPEN, &[&path, &flags, &NONE])), 3, "{path}");
     }
-    assert_ne!(code(&ask(&mut server, packet::SETSTAT, &[&"/proc/version", &4_u32, &0o777_u32])), 0);
+    for change in [&[&2_u32 as &dyn Part, &0_u32, &0_u32][..], &[&4_u32, &0o777_u32], &[&8_u32, &0_u32, &0_u32]] {
+        let parts = [&[&"/proc/version" as &dyn Part], change].concat();
+        assert_eq!(code(&ask(&mut server, packet::SETSTAT, &parts)), 3);
+    }
+    assert_eq!(code(&ask(&mut server, packet::MKDIR, &[&"/proc/none", &NONE])), 3);
+    assert_eq!(code(&ask(&mut server, packet::RENAME, &[&"/proc/version", &"/proc/other"])), 3);
 }
 
 #[test]

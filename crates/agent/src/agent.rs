@@ -15,7 +15,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use yun_api::node::{ControlLink, ImageInput, ImportRequest, LinkError, NodeLink, Stream};
 use yun_engine::{
     clock::Clock,
-    session::{ExecRequest, LogLine, LogRequest, Session},
+    session::{AttachRequest, ExecRequest, LogLine, LogRequest, Session},
     tasks::Tasks,
     work::Followed,
 };
@@ -120,6 +120,9 @@ impl NodeLink for AgentHandle {
     }
     async fn sftp(&self, instance: InstanceId, user: Option<String>) -> Result<Session, LinkError> {
         self.callback.sftp(instance, user).await
+    }
+    async fn attach(&self, instance: InstanceId, request: AttachRequest) -> Result<Session, LinkError> {
+        self.callback.attach(instance, request).await
     }
     async fn console(&self, instance: InstanceId) -> Result<Session, LinkError> {
         self.callback.console(instance).await

@@ -8,10 +8,10 @@ use std::{future::Future, sync::Arc};
 use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink, Stream};
 use yun_drivers::{DriverError, ErrorKind, ExportRequest, ImageSource, ImportOptions, InstanceDriver, InstanceHandle};
 use yun_engine::{
-    session::{ExecRequest, LogLine, LogRequest, Session},
+    session::{AttachRequest, ExecRequest, LogLine, LogRequest, Session},
     work::Followed,
 };
-use yun_types::{Digest, ExportFormat, ImageFacts, ImageRecipe, InstanceId};
+use yun_types::{Digest, ExportFormat, ImageFacts, ImageRecipe, InstanceId, InstanceKind};
 
 /// The node's ear.
 #[derive(Debug)]
@@ -67,6 +67,13 @@ impl NodeLink for Callback {
 
     async fn sftp(&self, instance: InstanceId, user: Option<String>) -> Result<Session, LinkError> {
         self.driver(instance)?.sftp(&self.running(instance)?, user).await.map_err(refused)
+    }
+
+    async fn attach(&self, instance: InstanceId, request: AttachRequest) -> Result<Session, LinkError> {
+        // One that is waited for may be so new that its order has not come yet.
+        let driver =
+            if request.wait { self.0.drivers.of(InstanceKind::Container).clone() } else { self.driver(instance)? };
+        driver.attach(instance, request).await.map_err(refused)
     }
 
     async fn console(&self, instance: InstanceId) -> Result<Session, LinkError> {

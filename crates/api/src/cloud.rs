@@ -275,6 +275,15 @@ pub trait CloudApi {
         upgraded: WebsocketConnection,
     ) -> WebsocketChannelResult;
 
+    /// Connect to the streams of a container's main process. The WebSocket carries the frames of `yun_api::frames`.
+    #[channel { protocol = WEBSOCKETS, path = "/v1/instances/{instance}/attach", tags = ["instances"] }]
+    async fn instance_attach(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<AttachQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult;
+
     /// Open the serial console of a VM. The WebSocket carries the frames of `yun_api::frames`.
     #[channel { protocol = WEBSOCKETS, path = "/v1/instances/{instance}/console", tags = ["instances"] }]
     async fn instance_console(

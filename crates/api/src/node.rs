@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use std::{fmt, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 use yun_engine::{
-    session::{ExecRequest, LogLine, LogRequest, Session},
+    session::{AttachRequest, ExecRequest, LogLine, LogRequest, Session},
     work::Followed,
 };
 use yun_types::{
@@ -125,6 +125,11 @@ pub trait NodeLink: Send + Sync + 'static {
     async fn sftp(&self, instance: InstanceId, user: Option<String>) -> Result<Session, LinkError> {
         let _ = (instance, user);
         Err(LinkError::refused("Unsupported", "this node knows nothing of SFTP: upgrade yun there"))
+    }
+    /// Connects to the streams of a container's main process.
+    async fn attach(&self, instance: InstanceId, request: AttachRequest) -> Result<Session, LinkError> {
+        let _ = (instance, request);
+        Err(LinkError::refused("Unsupported", "this node knows nothing of attaching: upgrade yun there"))
     }
     /// Opens a VM's serial console.
     async fn console(&self, instance: InstanceId) -> Result<Session, LinkError>;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
+use yun_engine::session::{AttachRequest, ExecRequest, LogLine, LogRequest, Session};
 use yun_types::{DesiredInstance, DriverFacts, Exit, Generation, InstanceId, InstanceKind, Timestamp};
 
 /// Names a prepared instance. The agent keeps it in its ledger and gives it back; only the driver reads `driver`.
@@ -114,6 +114,17 @@ pub trait InstanceDriver: FileAccess + Send + Sync + 'static {
 
     /// Runs a process inside. VMs answer `Unavailable` and name `yun ssh`.
     async fn exec(&self, handle: &InstanceHandle, request: ExecRequest) -> Result<Session>;
+
+    /// Connects to the streams of its main process, as they are; the first frame is empty, and nothing after it is missed. Dropping the session leaves the instance as it is; its end ends the
+    /// session. One that does not run is `Conflict`/`NotRunning`, unless the request waits for it. VMs answer `Unavailable` and name
+    /// `yun console`.
+    async fn attach(&self, id: InstanceId, request: AttachRequest) -> Result<Session> {
+        let _ = request;
+        Err(DriverError::unavailable(
+            "NoAttach",
+            format!("instance {id} has no main process to attach to: use yun console, or yun logs"),
+        ))
+    }
 
     /// A file or a directory of it, with everything below, as a tar stream whose entries begin with the last part of the path.
     async fn read_files(&self, id: InstanceId, path: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {

@@ -85,6 +85,17 @@ pub struct ExecRequest {
     pub terminal: Option<WindowSize>,
 }
 
+/// How somebody attaches to an instance's main process. The session's first frame is an empty [`Output::Stdout`]: from then on nothing is missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AttachRequest {
+    /// Passes input on; otherwise there is only something to hear.
+    pub stdin: bool,
+    /// If it does not run, waits for its next start, and misses nothing of it.
+    pub wait: bool,
+    /// The size of the person's terminal.
+    pub terminal: Option<WindowSize>,
+}
+
 /// Which log lines are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogRequest {

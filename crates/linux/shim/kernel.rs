@@ -21,12 +21,13 @@ unsafe extern "C" {
     fn waitid(kind: c_int, id: c_uint, told: *mut c_void, options: c_int) -> c_int;
     fn fork() -> c_int;
     fn _exit(code: c_int) -> !;
-    fn syscall(number: c_long, a: c_long, b: c_long, c: c_long) -> c_long;
+    fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long) -> c_long;
     fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int;
     fn recvmsg(fd: c_int, message: *mut Message, flags: c_int) -> isize;
 }
 
-// These three have the same number on every 64-bit architecture.
+// These have the same number on every 64-bit architecture.
+const PIDFD_SEND_SIGNAL: c_long = 424;
 const PIDFD_OPEN: c_long = 434;
 const CLOSE_RANGE: c_long = 436;
 const PIDFD_GETFD: c_long = 438;
@@ -43,6 +44,18 @@ impl Poll {
     /// Waits until there is something to read.
     pub fn read(fd: &impl AsRawFd) -> Self {
         Self { fd: fd.as_raw_fd(), events: 1, happened: 0 }
+    }
+    /// Waits until something can be written.
+    pub fn write(fd: &impl AsRawFd) -> Self {
+        Self { fd: fd.as_raw_fd(), events: 4, happened: 0 }
+    }
+    /// Waits for either.
+    pub fn both(fd: &impl AsRawFd) -> Self {
+        Self { fd: fd.as_raw_fd(), events: 1 | 4, happened: 0 }
+    }
+    /// Waits for nothing, and stands for something in its place.
+    pub fn none() -> Self {
+        Self { fd: -1, events: 0, happened: 0 }
     }
     /// True if something happened.
     pub fn ready(&self) -> bool {
@@ -92,7 +105,7 @@ pub fn new_session() {
 pub fn close_from(first: RawFd) {
     // SAFETY: nothing in this program owns a descriptor above `first` when this is called: it runs first, or in a child that goes on with
     // descriptors below `first` only.
-    unsafe { syscall(CLOSE_RANGE, c_long::from(first), c_long::from(i32::MAX), 0) };
+    unsafe { syscall(CLOSE_RANGE, c_long::from(first), c_long::from(i32::MAX), 0, 0) };
 }
 
 /// Moves a standard descriptor out of the way of the programs started from here, and puts `/dev/null` in its place.
@@ -163,13 +176,28 @@ fn owned(fd: c_long) -> io::Result<OwnedFd> {
 /// Takes hold of a process.
 pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: plain numbers.
-    owned(unsafe { syscall(PIDFD_OPEN, c_long::from(pid), 0, 0) })
+    owned(unsafe { syscall(PIDFD_OPEN, c_long::from(pid), 0, 0, 0) })
 }
 
 /// A copy of descriptor `fd` of another process.
 pub fn copy_fd(process: &OwnedFd, fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: plain numbers.
-    owned(unsafe { syscall(PIDFD_GETFD, c_long::from(process.as_raw_fd()), c_long::from(fd), 0) })
+    owned(unsafe { syscall(PIDFD_GETFD, c_long::from(process.as_raw_fd()), c_long::from(fd), 0, 0) })
+}
+
+/// Ends a process at once. Ok if it is dead.
+pub fn end(process: &OwnedFd) {
+    const KILL: c_long = 9;
+    // SAFETY: plain numbers; without a siginfo (the 0) the kernel fills in its own.
+    unsafe { syscall(PIDFD_SEND_SIGNAL, c_long::from(process.as_raw_fd()), KILL, 0, 0) };
+}
+
+/// Tells the processes inside how large their terminal is.
+pub fn resize(terminal: &impl AsRawFd, columns: u16, rows: u16) {
+    const SET_WINDOW: c_ulong = 0x5414;
+    let mut size = [rows, columns, 0, 0];
+    // SAFETY: `size` has the layout of a winsize, and outlives the call. Its failure means that nobody inside is left to be told.
+    unsafe { ioctl(terminal.as_raw_fd(), SET_WINDOW, (&raw mut size).cast()) };
 }
 
 /// `struct pidfd_info` of Linux 6.13, as far as it is used.

@@ -1,15 +1,16 @@
 //! The shim: one small process beside each container, so that the container needs nothing else of yun to be alive.
 //!
-//! It owns three things for a container's whole life: reading what the container writes (into rotated log files), reaping its main process,
-//! and writing down how that ended. It decides nothing and answers nobody; it ends right after the container.
+//! It owns four things for a container's whole life: reading what the container writes (into rotated log files), its standard input and
+//! whoever is attached to both, reaping its main process, and writing down how that ended. It decides nothing; it ends right after the container.
 //!
 //! Standard input is the *lock*: a file with an open-file-description lock on it that the driver took; it is held exactly as long as a shim
 //! lives. Standard output is the *report*: one line, `started` or `failed MESSAGE`, then end of file. Both pipes of the container are FIFOs
-//! that the container holds open for reading as well, so that the death of the shim blocks a writer at worst, and never ends it.
+//! that the container holds open for reading as well, so that the death of the shim blocks a writer at worst, and never ends it. The FIFO of
+//! its standard input, if it has one, is held open by a *keeper* as well, so that the death of the shim is no end of input.
 //!
 //! ```text
-//! shim run   ATTEMPT RUN DURABLE OOM-FILE LOG-BYTES LOG-FILES CRUN CRUN-ROOT ID tty|pipes
-//! shim adopt ATTEMPT RUN DURABLE OOM-FILE LOG-BYTES LOG-FILES PID START-TIME SINCE KEEPER|0
+//! shim run   ATTEMPT RUN DURABLE OOM-FILE LOG-BYTES LOG-FILES tty|pipes closed|open|once CRUN CRUN-ROOT ID expected|-
+//! shim adopt ATTEMPT RUN DURABLE OOM-FILE LOG-BYTES LOG-FILES tty|pipes closed|open|once PID START-TIME SINCE KEEPER|0
 //! shim trial
 //! shim nest
 //! ```
@@ -17,10 +18,12 @@
 //! it shows that containers work. `nest` goes into a user namespace and a network namespace of its own, says so, and waits until its standard
 //! input ends: whoever started it takes the namespaces meanwhile.
 
+mod attach;
 mod kernel;
 mod lines;
 mod logfile;
 
+use attach::{Attach, Input, Mode};
 use kernel::Poll;
 use logfile::LogFile;
 use std::{
@@ -50,6 +53,8 @@ struct Container {
     durable: PathBuf,
     oom: PathBuf,
     log: LogFile,
+    terminal: bool,
+    stdin: Mode,
     rest: Vec<String>,
 }
 
@@ -61,7 +66,7 @@ struct Main {
     held: OwnedFd,
     /// Whose child it is, which decides how its exit status can be read.
     parent: Parent,
-    /// With a terminal: the process that keeps the terminal open if this one is killed, or 0.
+    /// The process that keeps the terminal or the standard input open if this one is killed, or 0.
     keeper: i32,
 }
 
@@ -91,9 +96,11 @@ fn main() -> ExitCode {
     // Before the disk has it: nobody has to wait for that, and whoever removes everything now may.
     drop(lock);
     match answer {
-        Ok(written) => {
+        Ok((written, mut attach)) => {
+            attach.close();
             // If the disk fails, a power cut right now loses how the container ended, and nothing else.
             let _ = written.iter().try_for_each(File::sync_all);
+            attach.finish();
             ExitCode::SUCCESS
         }
         Err(message) => {
@@ -115,9 +122,9 @@ fn nest() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The whole life of the shim. Returns what should be forced to disk.
-fn live(arguments: &[String], report: &mut File) -> Result<Vec<File>, String> {
-    let [mode, attempt, run, durable, oom, bytes, files, rest @ ..] = arguments else {
+/// The whole life of the shim. Returns what should be forced to disk, and who has not heard everything yet.
+fn live(arguments: &[String], report: &mut File) -> Result<(Vec<File>, Attach), String> {
+    let [mode, attempt, run, durable, oom, bytes, files, streams, stdin, rest @ ..] = arguments else {
         return Err("usage: see the source".into());
     };
     let durable = PathBuf::from(durable);
@@ -127,19 +134,25 @@ fn live(arguments: &[String], report: &mut File) -> Result<Vec<File>, String> {
         log: LogFile::open(durable.join("container.log"), number(bytes)?, number(files)?),
         durable,
         oom: oom.into(),
+        terminal: streams == "tty",
+        stdin: Mode::read(stdin),
         rest: rest.to_vec(),
     };
-    let (main, streams) = if mode == "adopt" { container.adopt()? } else { container.start()? };
+    let expected = mode == "run" && container.rest.get(3).is_some_and(|word| word == "expected");
+    let mut attach = Attach::listen(&container.run, expected);
+    let (mut main, streams, input) = if mode == "adopt" { container.adopt()? } else { container.start()? };
+    attach.input = input;
     container.write_running(&main).map_err(|e| format!("cannot write down that the container runs: {e}"))?;
     let _ = writeln!(report, "started");
     close(report);
     kernel::new_session();
-    container.follow(&main, streams);
+    container.follow(&mut main, streams, &mut attach);
     let status = match main.parent {
         Parent::Us => child(&main),
         Parent::Stranger { shown } => stranger(&main, shown),
     };
-    container.write_exit(status).map_err(|e| e.to_string())
+    let written = container.write_exit(status).map_err(|e| e.to_string())?;
+    Ok((written, attach))
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
@@ -161,12 +174,13 @@ fn now() -> String {
 /// A stream and where it comes from.
 struct Source {
     file: File,
+    tag: u8,
     stream: lines::Stream,
 }
 
 impl Source {
     fn new(file: File, tag: u8) -> Self {
-        Self { file, stream: lines::Stream::new(tag) }
+        Self { file, tag, stream: lines::Stream::new(tag) }
     }
 }
 
@@ -177,10 +191,18 @@ impl Container {
         Ok(vec![Source::new(open("out")?, b'o'), Source::new(open("err")?, b'e')])
     }
 
+    /// The way into the container's FIFO, and who holds it open beside this process.
+    fn way_in(&self, held: &OwnedFd) -> io::Result<(Input, i32)> {
+        let file = OpenOptions::new().write(true).custom_flags(NONBLOCK).open(self.run.join("in"))?;
+        let keeper = keep(&OwnedFd::from(file.try_clone()?), held)?;
+        Ok((Input::pipe(self.stdin, file, kernel::pidfd(keeper).ok()), keeper))
+    }
+
     /// Runs crun, and takes hold of what it made.
-    fn start(&mut self) -> Result<(Main, Vec<Source>), String> {
-        let [crun, root, id, streams] = &self.rest[..] else { return Err("four arguments are missing".into()) };
-        let terminal = streams == "tty";
+    fn start(&mut self) -> Result<(Main, Vec<Source>, Input), String> {
+        let [crun, root, id, _] = &self.rest[..] else { return Err("four arguments are missing".into()) };
+        let terminal = self.terminal;
+        let piped = !terminal && self.stdin != Mode::Closed;
         let console = self.run.join("console");
         let _ = fs::remove_file(&console);
         let listener = terminal
@@ -203,6 +225,12 @@ impl Container {
         let writer = |name| OpenOptions::new().read(true).write(true).open(self.run.join(name)).map(Stdio::from);
         let (out, err) = (writer("out").map_err(|e| e.to_string())?, writer("err").map_err(|e| e.to_string())?);
         let mut sources = self.pipes().map_err(|e| format!("cannot open the pipes: {e}"))?;
+        // Both ends at first, so that neither waits for the other.
+        let way = |write| OpenOptions::new().read(true).write(write).open(self.run.join("in"));
+        let both = piped.then(|| way(true)).transpose().map_err(|e| format!("cannot open the standard input: {e}"))?;
+        if piped {
+            command.stdin(way(false).map_err(|e| format!("cannot open the standard input: {e}"))?);
+        }
         let status =
             command.arg(id).stdout(out).stderr(err).status().map_err(|e| format!("cannot start {crun}: {e}"))?;
         drop(command);
@@ -212,7 +240,11 @@ impl Container {
         let pid = fs::read_to_string(self.run.join("pid")).map_err(|e| format!("cannot read the pid: {e}"))?;
         let pid: i32 = number(pid.trim())?;
         let held = kernel::pidfd(pid).map_err(|e| format!("cannot hold process {pid}: {e}"))?;
-        let mut keeper = 0;
+        let (mut keeper, mut input) = (0, Input::none());
+        if piped {
+            (input, keeper) = self.way_in(&held).map_err(|e| format!("cannot open the standard input: {e}"))?;
+        }
+        drop(both);
         if let Some(listener) = listener {
             let terminal = listener
                 .accept()
@@ -220,7 +252,9 @@ impl Container {
                 .map_err(|e| format!("no terminal came: {e}"))?;
             let _ = fs::remove_file(&console);
             keeper = keep(&terminal, &held).unwrap_or(0);
-            sources.push(Source::new(nonblocking(terminal), b'o'));
+            let terminal = nonblocking(terminal);
+            input = terminal.try_clone().map_or_else(|_| Input::none(), |file| Input::terminal(self.stdin, file));
+            sources.push(Source::new(terminal, b'o'));
         }
         // It cannot be reaped by anybody else, so its start time is there even if it has ended already.
         Ok((
@@ -233,11 +267,12 @@ impl Container {
                 keeper,
             },
             sources,
+            input,
         ))
     }
 
     /// Takes hold of a running container whose shim was killed.
-    fn adopt(&mut self) -> Result<(Main, Vec<Source>), String> {
+    fn adopt(&mut self) -> Result<(Main, Vec<Source>, Input), String> {
         let [pid, started, since, keeper] = &self.rest[..] else { return Err("four arguments are missing".into()) };
         let (pid, keeper): (i32, i32) = (number(pid)?, number(keeper)?);
         let held = kernel::pidfd(pid).map_err(|e| format!("cannot hold process {pid}: {e}"))?;
@@ -247,10 +282,18 @@ impl Container {
         // A living process has a stack; the kernel shows 0 to those whom it would not show an exit status either.
         let shown = field(pid, STACK).is_some_and(|stack| stack != "0");
         let mut sources = self.pipes().map_err(|e| format!("cannot open the pipes: {e}"))?;
+        let mut input = Input::none();
         if keeper != 0
-            && let Ok(terminal) = kernel::pidfd(keeper).and_then(|keeper| kernel::copy_fd(&keeper, 0))
+            && let Ok(process) = kernel::pidfd(keeper)
+            && let Ok(kept) = kernel::copy_fd(&process, 0)
         {
-            sources.push(Source::new(nonblocking(terminal), b'o'));
+            let kept = nonblocking(kept);
+            if self.terminal {
+                input = kept.try_clone().map_or_else(|_| Input::none(), |file| Input::terminal(self.stdin, file));
+                sources.push(Source::new(kept, b'o'));
+            } else {
+                input = Input::pipe(self.stdin, kept, Some(process));
+            }
         }
         Ok((
             Main {
@@ -262,33 +305,46 @@ impl Container {
                 keeper,
             },
             sources,
+            input,
         ))
     }
 
-    /// Copies what the container writes into its log, until its main process ends and nothing is left.
-    fn follow(&mut self, main: &Main, mut sources: Vec<Source>) {
+    /// Copies what the container writes into its log and to whoever is attached, until its main process ends and nothing is left.
+    fn follow(&mut self, main: &mut Main, mut sources: Vec<Source>, attach: &mut Attach) {
         loop {
             // crun leaves processes to whoever is there.
             kernel::bury_others(main.pid);
-            let mut polls: Vec<Poll> = sources.iter().map(|source| Poll::read(&source.file)).collect();
+            let stalls = attach.stalls();
+            let of = |source: &Source| if stalls { Poll::none() } else { Poll::read(&source.file) };
+            let mut polls: Vec<Poll> = sources.iter().map(of).collect();
             polls.push(Poll::read(&main.held));
+            attach.poll(&mut polls);
             let waits = sources.iter().any(|source| source.stream.holds());
-            kernel::wait_for(&mut polls, if waits { PATIENCE } else { -1 });
+            let limits = [attach.timeout(), if waits { PATIENCE } else { -1 }];
+            kernel::wait_for(&mut polls, limits.into_iter().filter(|limit| *limit >= 0).min().unwrap_or(-1));
+            let quiet = !polls.iter().any(Poll::ready);
+            let (streams, rest) = polls.split_at(sources.len());
+            let ended = rest[0].ready();
             let mut closed = None;
-            let mut quiet = true;
             for (index, source) in sources.iter_mut().enumerate() {
-                if polls[index].ready() {
-                    quiet = false;
-                    match pump(source, &mut self.log) {
+                if streams[index].ready() {
+                    match pump(source, &mut self.log, attach) {
                         Pumped::Some => {}
                         // A terminal says so when nobody inside has it open any more.
-                        Pumped::Nothing if polls[index].readable() => {}
+                        Pumped::Nothing if streams[index].readable() => {}
                         Pumped::Nothing | Pumped::End => closed = Some(index),
                     }
                 }
             }
-            if polls[polls.len() - 1].ready() {
+            if ended {
                 break;
+            }
+            let terminal = sources.last().filter(|_| self.terminal).map(|source| &source.file);
+            attach.happened(&rest[1..], terminal);
+            if main.keeper != 0 && attach.input.ended() {
+                // Whoever adopts the container should not look for it.
+                main.keeper = 0;
+                let _ = self.write_running(main);
             }
             if let Some(index) = closed {
                 finish(&mut sources.swap_remove(index), &mut self.log);
@@ -301,7 +357,7 @@ impl Container {
             }
         }
         for mut source in sources {
-            while matches!(pump(&mut source, &mut self.log), Pumped::Some) {}
+            while matches!(pump(&mut source, &mut self.log, attach), Pumped::Some) {}
             finish(&mut source, &mut self.log);
         }
     }
@@ -338,14 +394,15 @@ enum Pumped {
     End,
 }
 
-/// Reads once and logs it.
-fn pump(source: &mut Source, log: &mut LogFile) -> Pumped {
+/// Reads once, logs it, and tells it to whoever is attached.
+fn pump(source: &mut Source, log: &mut LogFile, attach: &mut Attach) -> Pumped {
     let mut buffer = [0; lines::LONGEST];
     match source.file.read(&mut buffer) {
         Ok(0) => Pumped::End,
         Ok(count) => {
             let stamp = now();
             log.record(|out| source.stream.push(&buffer[..count], &stamp, out));
+            attach.tell(source.tag, &buffer[..count]);
             Pumped::Some
         }
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Pumped::Nothing,

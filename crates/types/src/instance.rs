@@ -13,7 +13,7 @@
 
 use crate::{
     Bytes, Digest, Generation, GroupMember, HealthCheck, HealthStatus, ImageId, Interface, Invalid, IoLimits, Metadata,
-    Name, NetworkMembership, NodeId, PublishedPort, Security, Size, Timestamp, VolumeMount,
+    Name, NetworkMembership, NodeId, PublishedPort, Security, Size, Stdin, Timestamp, VolumeMount,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -205,6 +205,9 @@ pub struct ContainerOptions {
     /// Gives the main process a terminal.
     #[serde(default)]
     pub tty: bool,
+    /// Its standard input; with a terminal, what is typed.
+    #[serde(default, skip_serializing_if = "Stdin::is_closed")]
+    pub stdin: Stdin,
     /// What appears in its file tree.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,

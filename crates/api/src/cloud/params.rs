@@ -140,6 +140,21 @@ pub struct SftpQuery {
     pub user: Option<String>,
 }
 
+/// How to attach to a container's main process.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct AttachQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// Pass input on, to a container that was made with a standard input.
+    #[serde(default)]
+    pub stdin: Option<bool>,
+    /// If it does not run, wait for its next start, and miss nothing of it.
+    #[serde(default)]
+    pub wait: Option<bool>,
+    /// The size of the terminal, in columns and rows: `80x24`.
+    pub terminal: Option<String>,
+}
+
 /// How an operation is asked for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct OperationQuery {

@@ -78,6 +78,7 @@ pub const RULES: &[Rule] = &[
     // Who enters an instance can change anything in it.
     change("instance_exec", Project(Editor)),
     change("instance_sftp", Project(Editor)),
+    change("instance_attach", Project(Editor)),
     change("instance_files_read", Project(Editor)),
     change("instance_files_write", Project(Editor)),
     change("instance_console", Project(Editor)),

@@ -427,6 +427,22 @@ impl CloudApi for ApiImpl {
         socket::carry_session(visit.control, upgraded, session).await
     }
 
+    async fn instance_attach(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<AttachQuery>,
+        upgraded: WebsocketConnection,
+    ) -> WebsocketChannelResult {
+        let (target, query) = (path.into_inner().instance, query.into_inner());
+        let visit = Visit::of_project(&rqctx, query.project.clone()).on(&target);
+        let work = async {
+            visit.enter()?;
+            instance::ops::attach(visit.control, &visit.project, &target, query::attach_request(&query)?).await
+        };
+        let session = visit.end_session(work.await, StatusCode::SWITCHING_PROTOCOLS).await;
+        socket::carry_session(visit.control, upgraded, session).await
+    }
+
     async fn instance_console(
         rqctx: Request,
         path: Path<InstancePath>,

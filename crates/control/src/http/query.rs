@@ -10,10 +10,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use yun_api::cloud::{ExecQuery, LogQuery, LogRecord};
+use yun_api::cloud::{AttachQuery, ExecQuery, LogQuery, LogRecord};
 use yun_engine::{
     clock::{Clock, within},
-    session::{ExecRequest, LogLine, LogRequest, LogStream, WindowSize},
+    session::{AttachRequest, ExecRequest, LogLine, LogRequest, LogStream, WindowSize},
 };
 
 /// How long an upload may stand still.
@@ -33,6 +33,13 @@ pub(super) fn exec_request(query: ExecQuery) -> Result<ExecRequest, Refusal> {
     let env = query.env.map_or_else(|| Ok(Vec::new()), |text| list("env", &text, "[\"A=1\"]"))?;
     let terminal = query.terminal.as_deref().map(window).transpose()?;
     Ok(ExecRequest { command, env, user: query.user, workdir: query.workdir, terminal })
+}
+
+/// How to attach, from its query.
+pub(super) fn attach_request(query: &AttachQuery) -> Result<AttachRequest, Refusal> {
+    let terminal = query.terminal.as_deref().map(window).transpose()?;
+    let (stdin, wait) = (query.stdin.unwrap_or_default(), query.wait.unwrap_or_default());
+    Ok(AttachRequest { stdin, wait, terminal })
 }
 
 fn list(field: &str, text: &str, example: &str) -> Result<Vec<String>, Refusal> {

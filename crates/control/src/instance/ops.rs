@@ -9,7 +9,7 @@ pub use create::create;
 pub(crate) use create::{check_ever, check_image, create_member};
 pub(super) use create::{put_on, waiting_text};
 pub(crate) use session::link_failed;
-pub use session::{console, dial, exec, logs, read_files, sftp, write_files};
+pub use session::{attach, console, dial, exec, logs, read_files, sftp, write_files};
 
 use super::{Pool, locate};
 use crate::{core::Control, error::Refusal, rows::InstanceRow};

@@ -43,6 +43,7 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         | "instance_update"
         | "instance_delete"
         | "instance_action"
+        | "instance_attach"
         | "instance_exec"
         | "instance_sftp"
         | "instance_files_read"

@@ -4,7 +4,7 @@ use super::{Harness, Kit, Program, dropped_after, must, refused, soon, until};
 use crate::{Attachment, ErrorKind, InstanceHandle, Observed};
 use futures::{StreamExt, TryStreamExt};
 use std::time::{Duration, Instant};
-use yun_engine::session::{ExecRequest, Input, LogRequest, Output, Session};
+use yun_engine::session::{AttachRequest, ExecRequest, Input, LogRequest, Output, Session};
 use yun_types::{DesiredInstance, Exit, Generation, InstanceKind, Timestamp};
 
 const GRACE: Duration = Duration::from_secs(1);
@@ -347,7 +347,7 @@ async fn finish(harness: &dyn Harness, mut session: Session) -> (Vec<u8>, Vec<u8
 }
 
 async fn sessions(harness: &dyn Harness) {
-    let subject = Subject::running(harness, Program::Patient).await;
+    let mut subject = Subject::running(harness, Program::Patient).await;
     let exec = |words: &[&str]| {
         let command = words.iter().map(|word| (*word).to_owned()).collect();
         let (instance, handle) = (subject.kit.instance.clone(), subject.handle.clone());
@@ -373,9 +373,23 @@ async fn sessions(harness: &dyn Harness) {
     })
     .await;
 
+    let (instance, id) = (subject.kit.instance.clone(), subject.order.id);
+    let attach = |request| instance.attach(id, request);
+    let heard = must("attach", attach(AttachRequest::default()).await);
+    drop(must("attach a second time", attach(AttachRequest::default()).await));
+    assert!(heard.input.send(Input::StdinClosed).await.is_ok(), "an attached session listens");
+    subject.since().await;
+
     let refusal = refused("console of a container", subject.kit.instance.console(&subject.handle).await);
     assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("yun exec"), "{refusal}");
     subject.stop().await;
+    finish(harness, heard).await;
+    let refusal = refused("attach to what does not run", attach(AttachRequest::default()).await);
+    assert!(refusal.kind == ErrorKind::Conflict && refusal.reason == "NotRunning", "{refusal}");
+    let waits = must("wait for a start", attach(AttachRequest { wait: true, ..AttachRequest::default() }).await);
+    subject.start().await;
+    subject.stop().await;
+    finish(harness, waits).await;
     refused("exec in what does not run", subject.kit.instance.exec(&subject.handle, ExecRequest::default()).await);
     subject.remove().await;
 }
@@ -421,6 +435,9 @@ async fn consoles(harness: &dyn Harness) {
     assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("yun ssh"), "{refusal}");
     let refusal = refused("sftp with a VM", subject.kit.instance.sftp(&subject.handle, None).await);
     assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("SSH server"), "{refusal}");
+    let refusal =
+        refused("attach to a VM", subject.kit.instance.attach(subject.order.id, AttachRequest::default()).await);
+    assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("yun console"), "{refusal}");
     let mut first = must("console", subject.kit.instance.console(&subject.handle).await);
     let mut second = must("second console", subject.kit.instance.console(&subject.handle).await);
     assert!(first.input.send(Input::Stdin("\n".into())).await.is_ok(), "the console listens");

@@ -3,8 +3,8 @@
 use super::World;
 use bytes::Bytes;
 use std::time::Duration;
-use yun_engine::session::{ExecRequest, Input, Output, Session, SessionEnd, session};
-use yun_types::Exit;
+use yun_engine::session::{AttachRequest, ExecRequest, Input, Output, Session, SessionEnd, session};
+use yun_types::{Exit, InstanceId};
 
 /// Runs a program; it ends when its person leaves.
 pub(super) fn run(world: &World, request: ExecRequest) -> Session {
@@ -26,6 +26,34 @@ pub(super) fn console(world: &World) -> Session {
                 return;
             }
         }
+    });
+    mine
+}
+
+/// The main process of an instance: it echoes, and ends when the instance does.
+pub(super) fn attach(world: &World, id: InstanceId, request: AttachRequest) -> Session {
+    let (mine, mut theirs) = session();
+    let inner = world.clone();
+    world.inner.tasks.spawn("attach", move |_| async move {
+        let _ = theirs.output.send(Output::Stdout(Bytes::new())).await;
+        if request.wait {
+            inner.until(|state| state.bodies.get(&id).is_none_or(|body| body.run.is_some())).await;
+        }
+        let echo = async {
+            while let Some(input) = theirs.input.recv().await {
+                if let Input::Stdin(bytes) = input
+                    && request.stdin
+                    && theirs.output.send(Output::Stdout(bytes)).await.is_err()
+                {
+                    return;
+                }
+            }
+        };
+        let ended = inner.until(|state| state.bodies.get(&id).is_none_or(|body| body.run.is_none()));
+        tokio::select! { () = echo => return, _ = ended => {} }
+        let exit = inner.lock().bodies.get(&id).and_then(|body| body.ended).flatten();
+        let unknown = Exit { code: 255, signal: None, out_of_memory: false, at: inner.inner.clock.now() };
+        let _ = theirs.output.send(Output::Exit(exit.unwrap_or(unknown))).await;
     });
     mine
 }

@@ -11,7 +11,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use std::time::Duration;
-use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
+use yun_engine::session::{AttachRequest, ExecRequest, LogLine, LogRequest, Session};
 use yun_types::{Accel, DesiredInstance, DriverFacts, Exit, InstanceId, InstanceKind};
 
 /// Instances of one kind.
@@ -297,6 +297,17 @@ impl InstanceDriver for FakeInstances {
             return Err(not_running(handle.id));
         }
         Ok(exec::run(&self.world, request))
+    }
+
+    async fn attach(&self, id: InstanceId, request: AttachRequest) -> Result<Session> {
+        self.world.enter(Call::Attach, Some(id)).await?;
+        if self.kind == InstanceKind::Vm {
+            return Err(DriverError::unavailable("NotForVms", "a VM has no main process; use yun console"));
+        }
+        if !self.world.is_running(id) && !request.wait {
+            return Err(not_running(id));
+        }
+        Ok(exec::attach(&self.world, id, request))
     }
 
     async fn console(&self, handle: &InstanceHandle) -> Result<Session> {

@@ -52,6 +52,7 @@ pub enum Call {
     Resume,
     Remove,
     Exec,
+    Attach,
     Console,
     Logs,
     ImageProbe,

@@ -22,7 +22,7 @@ use yun_drivers::{
     Attachment, DriverError, ErrorKind, FileAccess, Fittings, InstanceDriver, InstanceHandle, LocalImage, Observed,
     Result,
 };
-use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
+use yun_engine::session::{AttachRequest, ExecRequest, LogLine, LogRequest, Session};
 use yun_types::{Bytes, DesiredInstance, DriverFacts, Exit, Generation, InstanceId, InstanceKind};
 
 /// How much of what a container writes is kept.
@@ -81,6 +81,8 @@ pub(super) struct Inner {
     proved: OnceCell<String>,
     /// Whose turn it is with an instance: of calls that change it, one after the other.
     turns: Mutex<HashMap<InstanceId, Arc<Turns<()>>>>,
+    /// Who waits for a start.
+    pub(super) expected: super::attach::Expected,
     /// Held shared by whoever needs this cloud's cgroup to stay.
     starts: tokio::sync::RwLock<()>,
 }
@@ -101,6 +103,7 @@ impl ContainerDriver {
             no_nests: std::sync::OnceLock::new(),
             proved: OnceCell::new(),
             turns: Mutex::default(),
+            expected: super::attach::Expected::default(),
             starts: tokio::sync::RwLock::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -432,6 +435,11 @@ impl InstanceDriver for ContainerDriver {
     async fn exec(&self, handle: &InstanceHandle, request: ExecRequest) -> Result<Session> {
         self.inner.detect().await?;
         super::exec::exec(&self.inner, &self.files(handle.id), request).await
+    }
+
+    async fn attach(&self, id: InstanceId, request: AttachRequest) -> Result<Session> {
+        self.inner.detect().await?;
+        super::attach::attach(&self.inner, &self.files(id), request).await
     }
 
     async fn read_files(&self, id: InstanceId, path: &str) -> Result<BoxStream<'static, io::Result<bytes::Bytes>>> {

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use yun_drivers::Fittings;
-use yun_types::{Exit, Generation, InstanceId, Timestamp};
+use yun_types::{Exit, Generation, InstanceId, Stdin, Timestamp};
 
 /// The paths of one container.
 #[derive(Debug, Clone)]
@@ -101,6 +101,9 @@ pub(super) struct Prepared {
     pub(super) stop_signal: i32,
     /// Whether its main process has a terminal.
     pub(super) tty: bool,
+    /// What becomes of its standard input.
+    #[serde(default)]
+    pub(super) stdin: Stdin,
     /// The first id of its user namespace, if it has one.
     #[serde(default)]
     pub(super) base: Option<u32>,
@@ -127,7 +130,7 @@ pub(super) struct Running {
     pub(super) shim: Process,
     /// When it began, as the shim wrote it.
     pub(super) since: Timestamp,
-    /// With a terminal: the process that keeps the terminal open.
+    /// The process that keeps the terminal or the standard input open, or 0.
     pub(super) keeper: i32,
 }
 

@@ -129,6 +129,7 @@ impl Inner {
             oom_file,
             log_bytes: log.bytes.0,
             log_files: log.files,
+            expected: self.expected.is(files.id),
             patience: self.options.patience,
         }
     }
@@ -148,6 +149,11 @@ impl Inner {
                 }
             }
         })
+    }
+
+    /// Looks until the answer is one that lasts, and gives a container that lost its shim another one.
+    pub(super) async fn settle(self: &Arc<Self>, files: &Files) -> Result<Truth> {
+        self.cared_for(files).await
     }
 
     /// True if it runs now.
@@ -211,6 +217,8 @@ impl Inner {
             // What is left of the attempt is in the way of the next one; if this fails, that one tries again.
             let _ = self.clear(files).await;
             let _ = fs::remove_file(files.durable.join("attempt"));
+        } else {
+            self.expected.started(files.id);
         }
         started
     }
@@ -394,6 +402,7 @@ impl Inner {
     pub(super) async fn remove(self: &Arc<Self>, id: InstanceId) -> Result<()> {
         let files = Files::new(&self.host, id);
         self.detect().await?;
+        self.expected.gone(id);
         // Who is known can be waited for; who is not is looked at again and again.
         let running = files.attempt().and_then(|attempt| files.running(&attempt));
         self.kill(&files, running.map(|running| running.main)).await?;
@@ -499,10 +508,11 @@ fn lay_out(files: &Files, prepared: &Prepared) -> io::Result<Attempt> {
     for path in [files.durable.join("exit"), files.run.join("exit")] {
         remove_tree(&path)?;
     }
-    for name in ["running", "pid", "crun.log", "out", "err"] {
+    for name in ["running", "pid", "crun.log", "out", "err", "in", "attach"] {
         remove_tree(&files.run.join(name))?;
     }
-    for name in ["out", "err"] {
+    let piped = !prepared.tty && !prepared.stdin.is_closed();
+    for name in [Some("out"), Some("err"), piped.then_some("in")].into_iter().flatten() {
         let path = files.run.join(name);
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
         // A program may open its own standard output once more, as /dev/stdout.

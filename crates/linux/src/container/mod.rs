@@ -9,11 +9,12 @@
 //!
 //! ```text
 //! durable: prepared.json  config.json  hosts hostname resolv.conf  upper/ work/  attempt  exit  container.log[.N]
-//! run:     rootfs/ (overlay)  lock  out err (FIFOs)  pid  running  crun.log
+//! run:     rootfs/ (overlay)  lock  in out err (FIFOs)  attach (socket)  pid  running  crun.log
 //! ```
 //! It never decides whether something should run, and never touches a process that is not proved to be the container's: by pid and start
 //! time within one boot, or by its cgroup, whose name holds the ids of the cloud and of the instance.
 
+mod attach;
 pub mod cgroup;
 mod copy;
 mod driver;

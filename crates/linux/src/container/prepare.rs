@@ -68,6 +68,7 @@ impl Request<'_> {
             layers: image.layers.clone(),
             stop_signal,
             tty: instance.spec.container.tty,
+            stdin: instance.spec.container.stdin,
             base: nest.as_ref().map(|nest| nest.base),
             owner,
         };

@@ -18,6 +18,7 @@ use std::{
 };
 use tokio::{io::AsyncReadExt, process::Command};
 use yun_drivers::{DriverError, ErrorKind, Result};
+use yun_types::Stdin;
 
 /// The program, compiled from `shim/` when this crate is built.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
@@ -104,6 +105,8 @@ pub(super) struct Launch<'a> {
     pub(super) log_bytes: u64,
     /// How many log files there are.
     pub(super) log_files: u32,
+    /// Whether somebody waits to be attached.
+    pub(super) expected: bool,
     /// How long crun may take.
     pub(super) patience: Duration,
 }
@@ -112,10 +115,10 @@ impl Launch<'_> {
     /// Starts the container. An error is crun's own word, in the form of an error of ours.
     pub(super) async fn run(&self, lock: Lock, attempt: &Attempt, prepared: &Prepared, crun: &Path) -> Result<()> {
         let files = self.files;
-        let streams = if prepared.tty { "tty" } else { "pipes" };
+        let expected = if self.expected { "expected" } else { "-" };
         let rest: [OsString; 4] =
-            [crun.into(), files.crun_root.clone().into(), files.id.to_string().into(), streams.into()];
-        let answer = self.start("run", lock, attempt, &rest).await?;
+            [crun.into(), files.crun_root.clone().into(), files.id.to_string().into(), expected.into()];
+        let answer = self.start("run", lock, attempt, Some(prepared), &rest).await?;
         answer.map_err(|message| start_error(files, &message))
     }
 
@@ -128,7 +131,7 @@ impl Launch<'_> {
             since.into(),
             running.keeper.to_string().into(),
         ];
-        let answer = self.start("adopt", lock, attempt, &rest).await?;
+        let answer = self.start("adopt", lock, attempt, self.files.prepared().as_ref(), &rest).await?;
         answer.map_err(|message| {
             DriverError::new(
                 ErrorKind::Internal,
@@ -139,11 +142,20 @@ impl Launch<'_> {
     }
 
     /// Starts a shim and reads its report: `Ok(Err(message))` if it says that it failed.
-    async fn start(&self, mode: &str, lock: Lock, attempt: &Attempt, rest: &[OsString]) -> Result<Result<(), String>> {
+    async fn start(
+        &self,
+        mode: &str,
+        lock: Lock,
+        attempt: &Attempt,
+        prepared: Option<&Prepared>,
+        rest: &[OsString],
+    ) -> Result<Result<(), String>> {
         let io = |e: io::Error| DriverError::io(format!("start the shim of container {}", self.files.id), e);
         let mut command = Command::new(self.program);
         command.arg(mode).arg(&attempt.token).arg(&self.files.run).arg(&self.files.durable).arg(&self.oom_file);
-        command.arg(self.log_bytes.to_string()).arg(self.log_files.to_string()).args(rest);
+        command.arg(self.log_bytes.to_string()).arg(self.log_files.to_string());
+        command.arg(if prepared.is_some_and(|prepared| prepared.tty) { "tty" } else { "pipes" });
+        command.arg(prepared.map_or(Stdin::Closed, |prepared| prepared.stdin).to_string()).args(rest);
         // Its standard input is the lock: from here on the shim holds it, too.
         command.env_clear().current_dir("/").stdin(lock.file).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = loop {

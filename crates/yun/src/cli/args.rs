@@ -85,7 +85,7 @@ pub(crate) enum Command {
     Server(UpArgs),
     /// Create and start an instance
     #[command(
-        after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch web app --volume data:/var/lib/data --network default --network back\n  yun launch debian-vm box --user-data cloud.yaml --detach"
+        after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch web app --volume data:/var/lib/data --network default --network back\n  yun launch debian-vm box --user-data cloud.yaml --detach\n  yun launch -it busybox shell -- sh"
     )]
     Launch(Box<LaunchArgs>),
     /// List instances
@@ -116,6 +116,11 @@ pub(crate) enum Command {
     /// Run a command in a container
     #[command(after_help = "Examples:\n  yun exec web -- ls -l /\n  yun exec -it web -- sh")]
     Exec(ExecArgs),
+    /// Connect this terminal to the main process of a container (leave with Ctrl-p Ctrl-q)
+    #[command(
+        after_help = "Examples:\n  yun launch -it box shell -- sh\n  yun attach shell\n  yun launch -i box count -- wc -l < file"
+    )]
+    Attach(super::attach::AttachArgs),
     /// Make an image of what the files of a container are now
     #[command(after_help = "Examples:\n  yun commit web web-2\n  yun launch web-2 copy")]
     Commit(CommitArgs),
@@ -325,6 +330,9 @@ pub(crate) struct ContainerArgs {
     /// The most processes
     #[arg(long)]
     pub(crate) pids: Option<u32>,
+    /// Give it a standard input, and attach to it unless with --detach
+    #[arg(long, short = 'i')]
+    pub(crate) interactive: bool,
     /// Give it a terminal
     #[arg(long, short = 't')]
     pub(crate) tty: bool,

@@ -1,16 +1,20 @@
 //! `yun launch`: from flags to an instance that runs.
 
-use anyhow::{Context as _, Result};
-use std::time::{Duration, Instant};
+use anyhow::{Context as _, Result, bail};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 use yun_api::cloud::InstanceCreate;
 use yun_types::{
     ContainerOptions, Instance, InstanceKind, InstanceSpec, IoLimits, Name, Power, Reference, RestartPolicy, Security,
-    Size, VmOptions,
+    Size, Stdin, VmOptions,
 };
 
 use super::{
     Code,
     args::{ContainerArgs, Format, LaunchArgs, VmArgs},
+    attach,
     connect::{Cloud, Explained},
     container,
     follow::follow,
@@ -34,6 +38,23 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
     let vm = vm_options(&args.vm, is_vm).await?;
     let limit = Duration::from_secs(args.wait);
     let detach = args.detach;
+    let attached = args.container.interactive && !detach;
+    if args.container.interactive && is_vm {
+        bail!(
+            "image {} makes VMs, which have no standard input: leave -i out, and use yun console or yun ssh",
+            args.image
+        );
+    }
+    if attached && args.container.tty && !std::io::stdin().is_terminal() {
+        bail!("standard input is not a terminal: leave -t out, or run this in a terminal");
+    }
+    // What somebody is attached to is not started again behind their back.
+    let restart = if attached { RestartPolicy::Never } else { RestartPolicy::default() };
+    let power = if attached { Power::Stopped } else { Power::Running };
+    let mut container = container_options(args.container)?;
+    if !detach && container.stdin == Stdin::Open && !container.tty {
+        container.stdin = Stdin::Once;
+    }
     let body = InstanceCreate {
         name: name.clone(),
         labels: words::labels(&args.label)?,
@@ -41,10 +62,11 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
             networks: args.plug.networks()?,
             volumes: args.plug.volume,
             size: args.size.unwrap_or_default(),
-            restart: args.restart.unwrap_or_default(),
+            power,
+            restart: args.restart.unwrap_or(restart),
             publish: args.publish,
             node: args.node,
-            container: container_options(args.container)?,
+            container,
             vm,
             ..of_image(&args.image)
         },
@@ -60,6 +82,9 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
     follow(cloud, operation, limit).await?;
     let instance =
         cloud.client.instance_get().project(cloud.project.clone()).instance(name).send().await.explained()?;
+    if attached {
+        return attach::first(cloud, &instance, limit).await;
+    }
     report(cloud, &instance, begun.elapsed())?;
     Ok(0)
 }
@@ -163,6 +188,7 @@ pub(super) fn container_options(args: ContainerArgs) -> Result<ContainerOptions>
         stop_signal: args.stop_signal,
         pids: args.pids,
         tty: args.tty,
+        stdin: if args.interactive { Stdin::Open } else { Stdin::Closed },
         mounts,
         system: args.isolation.system,
         health: container::health(&args.health, None)?,

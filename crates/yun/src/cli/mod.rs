@@ -2,6 +2,7 @@
 
 mod apply;
 pub(crate) mod args;
+mod attach;
 pub(crate) mod complete;
 mod compose;
 mod connect;
@@ -77,6 +78,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Group(command) => group::run(cloud, command).await,
         Command::Commit(args) => container::commit(cloud, args).await,
         Command::Cp(args) => container::copy(cloud, args).await,
+        Command::Attach(args) => attach::attach(cloud, args).await,
         Command::Exec(args) => session::exec(cloud, args).await,
         Command::Ssh(args) => session::ssh(cloud, args).await,
         Command::Console(args) => session::console(cloud, &args.instance).await,

@@ -6,12 +6,16 @@ use std::{
     io::IsTerminal,
     time::{Duration, Instant},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinHandle,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, protocol::CloseFrame},
 };
 use yun_api::frames;
+use yun_engine::session::Session;
 use yun_types::{Exit, InstanceKind, InstanceState, NameOrId};
 
 use super::{
@@ -21,7 +25,7 @@ use super::{
     follow::line,
     instance::get,
     keys,
-    terminal::{self, Manner},
+    terminal::{self, Keys, Manner},
 };
 
 /// Runs a command in a container; its exit code becomes ours.
@@ -52,7 +56,7 @@ pub(crate) async fn exec(cloud: &Cloud, args: ExecArgs) -> Result<Code> {
         request = request.terminal(format!("{}x{}", size.columns, size.rows));
     }
     let socket = websocket(request.send().await).await?;
-    let manner = Manner { input: args.interactive, terminal: args.tty, leave: false };
+    let manner = Manner { input: args.interactive, terminal: args.tty, leave: None, signals: false };
     let exit = carry(socket, manner).await?;
     Ok(exit.map_or(0, |e| u8::try_from(e.code).unwrap_or(255)))
 }
@@ -65,7 +69,7 @@ pub(crate) async fn console(cloud: &Cloud, word: &str) -> Result<Code> {
     if std::io::stdin().is_terminal() {
         eprintln!("the console of {word}: press Enter; leave with Ctrl-a q");
     }
-    carry(socket, Manner { input: true, terminal: true, leave: true }).await?;
+    carry(socket, Manner { input: true, terminal: true, leave: Some(Keys::Console), signals: false }).await?;
     eprintln!();
     Ok(0)
 }
@@ -73,7 +77,15 @@ pub(crate) async fn console(cloud: &Cloud, word: &str) -> Result<Code> {
 /// Carries a session to its end. What the server refused ends with the exit code of that refusal.
 async fn carry(socket: WebSocketStream<reqwest::Upgraded>, manner: Manner) -> Result<Option<Exit>> {
     let (session, carrier) = frames::connect(socket);
-    let carrier = tokio::spawn(carrier);
+    carried(session, tokio::spawn(carrier), manner).await
+}
+
+/// Carries a session whose frames are carried already.
+pub(crate) async fn carried(
+    session: Session,
+    carrier: JoinHandle<Option<u16>>,
+    manner: Manner,
+) -> Result<Option<Exit>> {
     if !manner.input {
         let _ = session.input.send(yun_engine::session::Input::StdinClosed).await;
     }

@@ -52,8 +52,35 @@ pub(crate) struct Manner {
     pub(crate) input: bool,
     /// The keys go there unchanged, and so does the size of the window.
     pub(crate) terminal: bool,
-    /// `Ctrl-a q` leaves (consoles: nothing else ends them).
-    pub(crate) leave: bool,
+    /// The keys that leave.
+    pub(crate) leave: Option<Keys>,
+    /// Ctrl-C goes there as a signal.
+    pub(crate) signals: bool,
+}
+
+/// Two keys, one after the other, by which a person leaves what goes on without them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// `Ctrl-a q`: consoles.
+    Console,
+    /// `Ctrl-p Ctrl-q`: what somebody is attached to.
+    Attached,
+}
+
+impl Keys {
+    const fn first(self) -> u8 {
+        match self {
+            Self::Console => 1,
+            Self::Attached => 16,
+        }
+    }
+
+    const fn second(self) -> [u8; 2] {
+        match self {
+            Self::Console => *b"qQ",
+            Self::Attached => [17, 17],
+        }
+    }
 }
 
 /// Carries a session until it ends. `None` if the person left.
@@ -71,6 +98,15 @@ pub(crate) async fn carry(session: Session, manner: Manner) -> Result<Option<Exi
             std::future::pending::<()>().await;
         }
     };
+    let signals = async {
+        while manner.signals && tokio::signal::ctrl_c().await.is_ok() {
+            // Whoever does not listen to the first one may still be left by the next.
+            if input.try_send(Input::Signal(2)).is_err() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
     let show = async {
         while let Some(frame) = output.recv().await {
             match frame {
@@ -82,7 +118,7 @@ pub(crate) async fn carry(session: Session, manner: Manner) -> Result<Option<Exi
         }
         anyhow::bail!("the session ended without saying how: the server or the instance went away")
     };
-    let result = tokio::select! { shown = show => shown, () = keys => Ok(None) };
+    let result = tokio::select! { shown = show => shown, () = keys => Ok(None), () = signals => Ok(None) };
     if let Some(task) = resizes {
         task.abort();
     }
@@ -100,17 +136,20 @@ async fn send_resizes(input: tokio::sync::mpsc::Sender<Input>) {
 }
 
 /// Sends what is typed; true if the person asked to leave.
-async fn send_keys(input: &tokio::sync::mpsc::Sender<Input>, can_leave: bool) -> bool {
+async fn send_keys(input: &tokio::sync::mpsc::Sender<Input>, leave: Option<Keys>) -> bool {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 8192];
-    let mut keys = Leaving::default();
+    let mut keys = leave.map(Leaving::new);
     loop {
         let read = stdin.read(&mut buffer).await.unwrap_or(0);
         if read == 0 {
             let _ = input.send(Input::StdinClosed).await;
             return false;
         }
-        let (typed, leave) = if can_leave { keys.filter(&buffer[..read]) } else { (buffer[..read].to_vec(), false) };
+        let (typed, leave) = match &mut keys {
+            Some(keys) => keys.filter(&buffer[..read]),
+            None => (buffer[..read].to_vec(), false),
+        };
         if !typed.is_empty() && input.send(Input::Stdin(typed.into())).await.is_err() {
             return false;
         }
@@ -120,23 +159,27 @@ async fn send_keys(input: &tokio::sync::mpsc::Sender<Input>, can_leave: bool) ->
     }
 }
 
-/// Watches for `Ctrl-a q`; `Ctrl-a Ctrl-a` sends one `Ctrl-a`.
-#[derive(Debug, Default)]
+/// Watches for the keys that leave; the first one twice sends it once.
+#[derive(Debug)]
 struct Leaving {
+    keys: Keys,
     armed: bool,
 }
 
 impl Leaving {
-    const PREFIX: u8 = 1;
+    fn new(keys: Keys) -> Self {
+        Self { keys, armed: false }
+    }
 
     fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::with_capacity(typed.len());
+        let (first, second) = (self.keys.first(), self.keys.second());
         for &key in typed {
             match (std::mem::take(&mut self.armed), key) {
-                (true, b'q' | b'Q') => return (passed, true),
-                (true, Self::PREFIX) => passed.push(Self::PREFIX),
-                (true, other) => passed.extend([Self::PREFIX, other]),
-                (false, Self::PREFIX) => self.armed = true,
+                (true, key) if second.contains(&key) => return (passed, true),
+                (true, key) if key == first => passed.push(first),
+                (true, other) => passed.extend([first, other]),
+                (false, key) if key == first => self.armed = true,
                 (false, other) => passed.push(other),
             }
         }
@@ -149,8 +192,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ctrl_a_q_leaves_and_everything_else_passes() {
-        let mut keys = Leaving::default();
+    fn two_keys_leave_and_everything_else_passes() {
+        let mut keys = Leaving::new(Keys::Attached);
+        assert_eq!(keys.filter(&[1, b'q', 16, 16, 16]), (vec![1, b'q', 16], false));
+        assert_eq!(keys.filter(&[17, b'x']), (vec![], true));
+        let mut keys = Leaving::new(Keys::Console);
         assert_eq!(keys.filter(b"ab"), (b"ab".to_vec(), false));
         assert_eq!(keys.filter(&[1]), (vec![], false));
         assert_eq!(keys.filter(b"x"), (vec![1, b'x'], false));

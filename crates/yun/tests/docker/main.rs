@@ -1,6 +1,7 @@
 //! The Docker door: Debian's own `docker` and `docker-compose`, unchanged, on the real program.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "runs real command lines")]
 
+mod attached;
 mod client;
 #[path = "../common/mod.rs"]
 mod common;

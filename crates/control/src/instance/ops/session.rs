@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{io, sync::Arc};
 use yun_api::node::{LinkError, NodeLink, Stream};
-use yun_engine::session::{ExecRequest, LogLine, LogRequest, Session};
+use yun_engine::session::{AttachRequest, ExecRequest, LogLine, LogRequest, Session};
 use yun_plan::lifecycle;
 use yun_store::Row;
 use yun_types::{InstanceId, InstanceKind, Name, NameOrId};
@@ -43,6 +43,21 @@ pub async fn sftp(
     })?;
     let (link, id) = running(c, &row, "open an SFTP session with")?;
     link.sftp(id, user).await.map_err(|e| failed(e, "open an SFTP session with", &row))
+}
+
+/// Connects to the streams of a container's main process.
+pub async fn attach(
+    c: &Arc<Control>,
+    project: &Name,
+    instance: &NameOrId,
+    request: AttachRequest,
+) -> Result<Session, Refusal> {
+    let row = of_kind(c, project, instance, InstanceKind::Container, |name| {
+        format!("instance {name} is a VM and has no main process: use yun console {name} or yun ssh {name}")
+    })?;
+    let operation = "attach to";
+    let (link, id) = if request.wait { connected(c, &row, operation)? } else { running(c, &row, operation)? };
+    link.attach(id, request).await.map_err(|e| failed(e, operation, &row))
 }
 
 /// Opens the serial console of a VM.

@@ -1,37 +1,40 @@
-//! `docker attach`, and what `docker run` shows: the connection to a container's main process.
+//! `docker attach`, and what `docker run` shows: the connection to a container's main process, with its streams as they are.
 
 use super::{
     super::{
         body::Body,
+        cloud::Cloud,
         fault::{Answer, Fault},
+        follow::Happening,
         server::{Ask, Door},
-        stream::{Ends, hijack},
+        stream::{Ends, STDERR, STDOUT, frame, hijack},
     },
     find,
     logs::{Wanted, pieces},
     state::Status,
 };
+use bytes::Bytes;
 use futures::StreamExt;
 use http::Response;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use uuid::Uuid;
-use yun_engine::session::WindowSize;
-use yun_types::Instance;
+use yun_engine::session::{Input, Output, Session, WindowSize};
+use yun_types::{Instance, InstanceState, NameOrId};
 
 /// Who reads which container: a container with `--rm` is not removed under their eyes.
 #[derive(Debug)]
 pub(crate) struct Readers {
     count: watch::Sender<HashMap<Uuid, usize>>,
-    sizes: Mutex<HashMap<Uuid, mpsc::Sender<WindowSize>>>,
+    inputs: Mutex<HashMap<Uuid, mpsc::Sender<Input>>>,
 }
 
 impl Default for Readers {
     fn default() -> Self {
-        Self { count: watch::Sender::new(HashMap::new()), sizes: Mutex::default() }
+        Self { count: watch::Sender::new(HashMap::new()), inputs: Mutex::default() }
     }
 }
 
@@ -70,81 +73,139 @@ impl Readers {
         let _ = count.wait_for(|count| !count.contains_key(&id)).await;
     }
 
-    /// Passes a size on to the session of the container's terminal, if there is one.
+    /// Passes a size on to the sessions of the container's terminal, if there are any.
     pub(super) async fn resize(&self, id: Uuid, size: WindowSize) {
-        let sender = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        let sender = self.inputs.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
         if let Some(sender) = sender {
-            let _ = sender.send(size).await;
+            let _ = sender.send(Input::Resize(size)).await;
+        }
+    }
+
+    fn listens(&self, id: Uuid, input: &mpsc::Sender<Input>) {
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        inputs.retain(|_, other| !other.is_closed());
+        inputs.insert(id, input.clone());
+    }
+
+    fn left(&self, id: Uuid, input: &mpsc::Sender<Input>) {
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        if inputs.get(&id).is_some_and(|other| other.same_channel(input)) {
+            inputs.remove(&id);
         }
     }
 }
 
-/// Takes the connection over. It may come before the container is started: then it waits for that.
+/// Takes the connection over. It may come before the container is started: then it waits for that, and misses nothing.
 pub(crate) async fn attach(ask: Ask, text: &str) -> Answer<Response<Body>> {
     let instance = find(&ask, text).await?;
-    let query = &ask.query;
-    let tty = instance.spec.container.tty;
-    let (live, stdin) = (Status::of(&instance).live(), query.on("stdin"));
-    if stdin {
-        return Err(Fault::unsupported(format!(
-            "cannot attach standard input to container {text}: this yun gives main processes none; leave -i out, and use docker exec -it {text} sh to work inside"
-        )));
-    }
-    if Status::of(&instance) == Status::Paused {
+    let (id, query) = (instance.metadata.id, &ask.query);
+    let (tty, status) = (instance.spec.container.tty, Status::of(&instance));
+    if status == Status::Paused {
         return Err(Fault::conflict(format!("container {text} is paused, unpause the container before attach")));
     }
-    let wanted = Wanted {
-        stdout: query.on("stdout"),
-        stderr: query.on("stderr"),
-        follow: query.on("stream"),
-        tail: (live && !query.on("logs")).then_some(0),
-        tty,
-        ..Wanted::default()
+    let (stdout, stderr, follows) = (query.on("stdout"), query.on("stderr"), query.on("stream"));
+    let stdin = query.on("stdin") && !instance.spec.container.stdin.is_closed();
+    let ran = instance.status.started.is_some() || instance.status.exit.is_some();
+    let past = match query.on("logs") && ran {
+        true => Some(pieces(&ask.cloud, id, Wanted { stdout, stderr, tty, ..Wanted::default() }).await?),
+        false => None,
     };
+    let session = if follows { Some(open(&ask, id, stdin).await?) } else { None };
+    let input = session.as_ref().map(|session| session.input.clone());
     let (to_client, output) = mpsc::channel(32);
-    let (door, cloud) = (Arc::clone(&ask.door), ask.cloud.clone());
-    let reader = Reader::new(&door, instance.metadata.id);
+    let door = Arc::clone(&ask.door);
+    let reader = Reader::new(&door, id);
     let changes = door.follower.subscribe();
+    if let Some(input) = &input {
+        door.readers.listens(id, input);
+    }
+    let shown = Shown { stdout, stderr, tty };
     ask.door.spawn(async move {
-        let Some(since) = begun(&instance, changes).await else { return };
-        let wanted = Wanted { since, ..wanted };
-        match pieces(&cloud, instance.metadata.id, wanted).await {
-            Ok(pieces) => {
-                let mut pieces = std::pin::pin!(pieces);
-                while let Some(Ok(bytes)) = pieces.next().await {
-                    if to_client.send(bytes).await.is_err() {
-                        break;
-                    }
+        if let Some(past) = past {
+            let mut past = std::pin::pin!(past);
+            while let Some(Ok(bytes)) = past.next().await {
+                if to_client.send(bytes).await.is_err() {
+                    break;
                 }
             }
-            Err(fault) => tracing::debug!(%fault, "a client could not be attached"),
+        }
+        if let Some(Session { input, output }) = session {
+            tokio::select! {
+                () = shown.pass_on(output, &to_client) => {}
+                () = never_started(&instance, changes) => {}
+                // Without a reader left nobody has to be heard.
+                () = to_client.closed() => {}
+            }
+            reader.door.readers.left(id, &input);
         }
         drop(reader);
     });
     let Ask { door, request, .. } = ask;
-    Ok(hijack(request, Ends { input: None, output }, tty, |work| door.spawn(work)))
+    Ok(hijack(request, Ends { input: input.filter(|_| stdin), output }, tty, |work| door.spawn(work)))
 }
 
-/// Waits until the container has been started, and says from when on its lines are new. `None` if it is gone.
-async fn begun(
-    before: &Instance,
-    mut changes: tokio::sync::broadcast::Receiver<Arc<super::super::follow::Happening>>,
-) -> Option<Option<yun_types::Timestamp>> {
-    if Status::of(before).live() {
-        return Some(None);
+/// Opens the cloud's session, whose first frame says that nothing is missed any more.
+async fn open(ask: &Ask, id: Uuid, stdin: bool) -> Answer<Session> {
+    let cloud = &ask.cloud;
+    let request = cloud.client.instance_attach().project(cloud.project.clone()).instance(NameOrId::Id(id));
+    let (mut session, carry) = Cloud::session(request.stdin(stdin).wait(true).send().await).await?;
+    ask.door.spawn(async move {
+        carry.await;
+    });
+    match session.output.recv().await {
+        Some(Output::Error(why)) => Err(Fault::conflict(why)),
+        Some(_) => Ok(session),
+        None => Err(Fault::broken("the session ended before it began: try again")),
     }
-    loop {
-        let change = changes.recv().await.ok()?;
+}
+
+/// What a client wants to see, and in which form.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    stdout: bool,
+    stderr: bool,
+    tty: bool,
+}
+
+impl Shown {
+    async fn pass_on(self, mut from: mpsc::Receiver<Output>, to: &mpsc::Sender<Bytes>) {
+        while let Some(output) = from.recv().await {
+            let (stream, bytes) = match output {
+                Output::Stdout(bytes) if self.stdout => (STDOUT, bytes),
+                Output::Stderr(bytes) if self.stderr => (STDERR, bytes),
+                Output::Stdout(_) | Output::Stderr(_) => continue,
+                Output::Exit(_) => return,
+                Output::Error(why) => {
+                    tracing::debug!(why, "an attached session ended");
+                    return;
+                }
+            };
+            let bytes = if self.tty { bytes } else { frame(stream, &bytes) };
+            if to.send(bytes).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Resolves if the container that was waited for is gone, or could not be started.
+async fn never_started(before: &Instance, mut changes: broadcast::Receiver<Arc<Happening>>) {
+    while let Ok(change) = changes.recv().await {
         if change.id() != before.metadata.id {
             continue;
         }
-        let now = change.after.as_ref()?;
+        let Some(now) = &change.after else { return };
         let started = now.status.started != before.status.started || now.status.exit != before.status.exit;
         if started {
-            return Some(now.status.started.filter(|_| before.status.started.is_some()));
+            // From now on its session says how it is.
+            break;
         }
-        if now.status.state == yun_types::InstanceState::Failed {
-            return None;
+        // How it ended before is no word on this start.
+        let tried = now.metadata.generation > before.metadata.generation
+            && now.status.observed_generation >= now.metadata.generation;
+        if tried && now.status.state == InstanceState::Failed && now.status.next_restart.is_none() {
+            return;
         }
     }
+    std::future::pending().await
 }

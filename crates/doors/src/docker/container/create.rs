@@ -18,7 +18,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use yun_api::cloud::InstanceCreate;
-use yun_types::{ContainerOptions, Image, InstanceSpec, Labels, Mount, NetworkMembership, Power, PublishedPort};
+use yun_types::{ContainerOptions, Image, InstanceSpec, Labels, Mount, NetworkMembership, Power, PublishedPort, Stdin};
 
 /// How often another name is invented, or other ports are chosen, when those were taken.
 const TRIES: usize = 5;
@@ -198,6 +198,11 @@ impl Wanted<'_> {
             stop_signal: text(&asked.stop_signal),
             pids: host.pids_limit.and_then(positive),
             tty: asked.tty,
+            stdin: match (asked.open_stdin, asked.stdin_once) {
+                (false, _) => Stdin::Closed,
+                (true, false) => Stdin::Open,
+                (true, true) => Stdin::Once,
+            },
             mounts: self.mounts.clone(),
             health: walls::health(asked.healthcheck.as_ref())?,
             security: walls::security(host)?,

@@ -10,17 +10,21 @@ use super::{
     },
     find,
     membership::{USUAL, written},
+    origin::merged,
     state,
 };
 use http::Response;
 use serde_json::{Map, Value, json};
-use yun_types::{Bytes, Instance, Mount, Network, NetworkMembership, RestartPolicy, VolumeMount};
+use yun_types::{
+    Bytes, ContainerConfig, Instance, Mount, Network, NetworkMembership, RestartPolicy, Stdin, VolumeMount,
+};
 
 /// Shows a container.
 pub(crate) async fn inspect(ask: Ask, text: &str) -> Answer<Response<Body>> {
     let instance = find(&ask, text).await?;
     let known = network::networks(&ask.cloud).await?;
-    Ok(ok(&detailed(&instance, &known)))
+    let origin = ask.door.origins.of(&ask.cloud, std::slice::from_ref(&instance)).await;
+    Ok(ok(&detailed(&instance, &known, &origin.into_iter().next().unwrap_or_default())))
 }
 
 /// The request that made it, without what was empty.
@@ -41,17 +45,19 @@ pub(super) fn image_shown(instance: &Instance) -> String {
     }
 }
 
-/// What it runs, as far as its user said.
-pub(super) fn command_line(instance: &Instance) -> String {
-    let options = &instance.spec.container;
-    options.entrypoint.iter().chain(&options.command).flatten().cloned().collect::<Vec<_>>().join(" ")
+/// What it runs.
+pub(super) fn command_line(instance: &Instance, origin: &ContainerConfig) -> String {
+    let merged = merged(origin, &instance.spec.container);
+    merged.entrypoint.iter().chain(&merged.command).cloned().collect::<Vec<_>>().join(" ")
 }
 
-fn detailed(instance: &Instance, known: &[Network]) -> Value {
+fn detailed(instance: &Instance, known: &[Network], origin: &ContainerConfig) -> Value {
     let (spec, status, options) = (&instance.spec, &instance.status, &instance.spec.container);
     let request = request(instance);
-    let words: Vec<String> = options.entrypoint.iter().chain(&options.command).flatten().cloned().collect();
-    let environment: Vec<String> = options.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let merged = merged(origin, options);
+    let words: Vec<String> = merged.entrypoint.iter().chain(&merged.command).cloned().collect();
+    // Docker has nothing where nothing is.
+    let some = |words: Vec<String>| Some(words).filter(|words| !words.is_empty());
     let id = names::id(instance.metadata.id);
     let networks = networks(instance, known);
     // Docker repeats here how it is in the usual network.
@@ -76,24 +82,24 @@ fn detailed(instance: &Instance, known: &[Network]) -> Value {
         "Config": {
             "Hostname": instance.metadata.name,
             "Domainname": "",
-            "User": options.user.clone().unwrap_or_default(),
+            "User": merged.user,
             "AttachStdin": request["AttachStdin"] == true,
             "AttachStdout": request["AttachStdout"] == true,
             "AttachStderr": request["AttachStderr"] == true,
             "ExposedPorts": request["ExposedPorts"],
             "Tty": options.tty,
-            "OpenStdin": request["OpenStdin"] == true,
-            "StdinOnce": request["StdinOnce"] == true,
-            "Env": environment,
-            "Cmd": options.command,
+            "OpenStdin": !options.stdin.is_closed(),
+            "StdinOnce": options.stdin == Stdin::Once,
+            "Env": merged.env,
+            "Cmd": some(merged.command),
             "Healthcheck": request["Healthcheck"],
             "Image": image_shown(instance),
             "Volumes": request["Volumes"],
-            "WorkingDir": options.workdir.clone().unwrap_or_default(),
-            "Entrypoint": options.entrypoint,
+            "WorkingDir": merged.workdir,
+            "Entrypoint": some(merged.entrypoint),
             "OnBuild": null,
             "Labels": names::users(&instance.metadata.labels),
-            "StopSignal": options.stop_signal.clone().unwrap_or_else(|| "SIGTERM".into()),
+            "StopSignal": Some(merged.stop_signal).filter(|signal| !signal.is_empty()).unwrap_or_else(|| "SIGTERM".into()),
             "StopTimeout": spec.stop_timeout,
         },
         "NetworkSettings": {
@@ -267,9 +273,10 @@ mod tests {
         instance.spec.container.command = Some(vec!["sleep".into(), "9".into()]);
         instance.spec.volumes = vec!["data:/data".parse().unwrap(), "/cache".parse().unwrap()];
         instance.spec.networks = vec![NetworkMembership::of("back".parse().unwrap())];
-        let shown = detailed(&instance, &[]);
+        let shown =
+            detailed(&instance, &[], &ContainerConfig { env: vec!["A=1".into()], ..ContainerConfig::default() });
         assert_eq!(shown["Name"], "/web");
-        assert_eq!(shown["Config"]["Image"], "box");
+        assert_eq!((&shown["Config"]["Image"], &shown["Config"]["Env"]), (&json!("box"), &json!(["A=1"])));
         assert_eq!(shown["NetworkSettings"]["Ports"]["80/tcp"][1]["HostIp"], "127.0.0.1");
         assert_eq!((&shown["Path"], &shown["Args"][0]), (&json!("sleep"), &json!("9")));
         assert_eq!(shown["HostConfig"]["RestartPolicy"]["Name"], "always");

@@ -15,7 +15,7 @@ use super::{
 };
 use http::Response;
 use serde_json::{Value, json};
-use yun_types::{Instance, Network, PublishedPort, Timestamp};
+use yun_types::{ContainerConfig, Instance, Network, PublishedPort, Timestamp};
 
 const WORDS: [&str; 14] = [
     "ancestor",
@@ -62,14 +62,16 @@ pub(crate) async fn list(ask: Ask) -> Answer<Response<Body>> {
         true => network::networks(&ask.cloud).await?,
         false => Vec::new(),
     };
-    let shown: Vec<Value> = all
+    let chosen: Vec<Instance> = all
         .iter()
         .filter(|i| ended_too || Status::of(i).live())
         .filter(|i| before.is_none_or(|at| i.metadata.created < at) && since.is_none_or(|at| i.metadata.created > at))
         .filter(|i| wanted(&filters, i, &known))
         .take(limit.unwrap_or(usize::MAX))
-        .map(|i| summary(i, now, &known))
+        .cloned()
         .collect();
+    let origins = ask.door.origins.of(&ask.cloud, &chosen).await;
+    let shown: Vec<Value> = chosen.iter().zip(&origins).map(|(i, origin)| summary(i, now, &known, origin)).collect();
     Ok(ok(&shown))
 }
 
@@ -113,14 +115,14 @@ fn is_of(instance: &Instance, image: &str) -> bool {
         || (digits.len() >= 4 && names::is_prefix(digits) && digest.is_some_and(|digest| digest.starts_with(digits)))
 }
 
-fn summary(instance: &Instance, now: Timestamp, known: &[Network]) -> Value {
+fn summary(instance: &Instance, now: Timestamp, known: &[Network], origin: &ContainerConfig) -> Value {
     let pin = instance.status.image.as_ref();
     json!({
         "Id": names::id(instance.metadata.id),
         "Names": [format!("/{}", names::of(instance))],
         "Image": image_shown(instance),
         "ImageID": pin.map_or_else(String::new, |pin| pin.digest.to_string()),
-        "Command": super::inspect::command_line(instance),
+        "Command": super::inspect::command_line(instance, origin),
         "Created": instance.metadata.created.timestamp(),
         "Ports": ports(instance),
         "Labels": names::users(&instance.metadata.labels),

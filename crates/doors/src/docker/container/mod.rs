@@ -11,6 +11,7 @@ mod life;
 mod list;
 mod logs;
 mod membership;
+mod origin;
 mod request;
 mod state;
 mod top;
@@ -27,6 +28,7 @@ pub(super) use life::{act, kill, remove, remove_ended, resize};
 pub(super) use list::{list, prune};
 pub(super) use logs::logs;
 pub(super) use membership::{is_usual, member};
+pub(super) use origin::Origins;
 pub(super) use request::Endpoint;
 #[cfg(test)]
 pub(super) use state::tests;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use yun_types::{
     Capability, ContainerOptions, GroupSpec, HealthCheck, HealthProbe, InstanceSpec, InstanceTemplate, Labels, Mount,
-    Name, NetworkMembership, Security, Size, Span, UpdatePolicy, VolumeMount,
+    Name, NetworkMembership, Security, Size, Span, Stdin, UpdatePolicy, VolumeMount,
 };
 
 use super::{
@@ -129,6 +129,7 @@ fn instance(compose: &Compose, service: &Service, image: &str) -> Result<Instanc
         stop_signal: service.stop_signal.clone(),
         pids: service.pids,
         tty: service.tty,
+        stdin: if service.stdin { Stdin::Open } else { Stdin::Closed },
         mounts,
         health: service.health.as_ref().map(health).transpose()?,
         security: security(service)?,

@@ -77,6 +77,7 @@ pub(crate) fn create(name: &str) -> Result<InstanceCreate> {
             publish: vec![],
             node: None,
             stop_timeout: Some(0),
+            template: None,
             container: ContainerOptions { command: Some(vec!["sleep".into(), "1000".into()]), ..Default::default() },
             vm: Default::default(),
         },

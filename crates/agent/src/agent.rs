@@ -19,7 +19,10 @@ use yun_engine::{
     tasks::Tasks,
     work::Followed,
 };
-use yun_types::{Digest, ExportFormat, ImageFacts, ImageRecipe, InstanceId, InstanceReport, NodeId};
+use yun_types::{
+    Digest, ExportFormat, ImageFacts, ImageRecipe, InstanceId, InstanceReport, NodeId, SnapshotFacts, SnapshotId,
+    SnapshotOrder,
+};
 
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -173,5 +176,16 @@ impl NodeLink for AgentHandle {
     }
     async fn verify_image(&self, digest: Digest) -> Result<(), LinkError> {
         self.callback.verify_image(digest).await
+    }
+    async fn take_snapshot(
+        &self,
+        instance: InstanceId,
+        order: SnapshotOrder,
+        work: Followed,
+    ) -> Result<SnapshotFacts, LinkError> {
+        self.callback.take_snapshot(instance, order, work).await
+    }
+    async fn remove_snapshot(&self, instance: InstanceId, snapshot: SnapshotId) -> Result<(), LinkError> {
+        self.callback.remove_snapshot(instance, snapshot).await
     }
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
-use yun_drivers::{ImageDriver, InstanceDriver, NetworkDriver, VolumeDriver};
+use yun_drivers::{ImageDriver, InstanceDriver, MachineDriver, NetworkDriver, SnapshotDriver, VolumeDriver};
 use yun_types::{InstanceKind, NodeFacts, NodeUsage};
 
 /// An agent's settings.
@@ -50,6 +50,12 @@ pub struct Drivers {
     pub network: Arc<dyn NetworkDriver>,
     /// Volumes.
     pub volume: Arc<dyn VolumeDriver>,
+    /// What VMs were at one moment.
+    pub vm_snapshots: Arc<dyn SnapshotDriver>,
+    /// What containers were at one moment.
+    pub container_snapshots: Arc<dyn SnapshotDriver>,
+    /// What only VMs can do.
+    pub machines: Arc<dyn MachineDriver>,
 }
 
 impl Drivers {
@@ -58,6 +64,14 @@ impl Drivers {
         match kind {
             InstanceKind::Vm => &self.vm,
             InstanceKind::Container => &self.container,
+        }
+    }
+
+    /// The snapshots of a kind of instance.
+    pub fn snapshots_of(&self, kind: InstanceKind) -> &Arc<dyn SnapshotDriver> {
+        match kind {
+            InstanceKind::Vm => &self.vm_snapshots,
+            InstanceKind::Container => &self.container_snapshots,
         }
     }
 }

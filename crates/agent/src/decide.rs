@@ -96,6 +96,10 @@ pub(crate) enum Step {
     Pause,
     /// Let it go on.
     Resume,
+    /// Save it to disk with its memory, and end it.
+    Hibernate,
+    /// Bring its data back to a snapshot.
+    Restore,
     /// End it.
     Stop {
         /// What comes then.
@@ -165,6 +169,10 @@ fn live(view: View<'_>) -> Step {
         let then = if then == Then::Rest { Then::Again } else { then };
         return Step::Stop { then, grace: grace(entry) };
     }
+    if restores(entry) {
+        // What it would still write is thrown away anyway.
+        return Step::Stop { then: Then::Again, grace: Duration::ZERO };
+    }
     if spec.restart_count > entry.restart_count {
         return Step::Stop { then: Then::Again, grace: grace(entry) };
     }
@@ -186,6 +194,7 @@ fn live(view: View<'_>) -> Step {
     match (spec.power, view.seen) {
         (Power::Paused, Seen::Running) => Step::Pause,
         (Power::Running, Seen::Paused) => Step::Resume,
+        (Power::Hibernated, _) => Step::Hibernate,
         _ => Step::Rest { until: None },
     }
 }
@@ -193,12 +202,18 @@ fn live(view: View<'_>) -> Step {
 /// The next step of an instance without a process. `exit` is how its last one ended.
 fn down(view: View<'_>, exit: Option<Exit>) -> Step {
     let entry = view.entry;
-    let wanted = entry.desired.spec.power != Power::Stopped;
+    let power = entry.desired.spec.power;
+    let wanted = !matches!(power, Power::Stopped | Power::Hibernated);
     let asked = entry.desired.spec.restart_count > entry.restart_count;
+    if restores(entry) {
+        return Step::Restore;
+    }
     match entry.phase {
         Phase::Stopping(Then::Fail) => {
             Step::Settle(Settled { to: Rest::Finished, ending: entry.ending.clone(), exit, streak: 0 })
         }
+        // It may have been saved just before the agent went away: the driver knows.
+        Phase::Running if power == Power::Hibernated => Step::Hibernate,
         Phase::Stopping(_) | Phase::Running if !wanted => stopped(exit),
         Phase::Stopping(Then::Policy) if !asked => {
             let ending = entry.ending.clone().unwrap_or_else(|| ill(""));
@@ -215,6 +230,10 @@ fn down(view: View<'_>, exit: Option<Exit>) -> Step {
         Phase::New | Phase::Waiting | Phase::Finished if !wanted => stopped(exit),
         Phase::New => Step::Begin(Cause::User),
         Phase::Stopped if wanted => Step::Begin(Cause::User),
+        // Who stops it wants no memory of it.
+        Phase::Stopped if entry.hibernated && power == Power::Stopped => {
+            Step::Stop { then: Then::Rest, grace: Duration::ZERO }
+        }
         Phase::Stopped if entry.attachment.is_some() || !entry.more_attachments.is_empty() => Step::Release,
         Phase::Stopped => Step::Rest { until: None },
         Phase::Waiting | Phase::Finished if asked || retry_for_change(entry) => Step::Begin(Cause::User),
@@ -226,6 +245,11 @@ fn down(view: View<'_>, exit: Option<Exit>) -> Step {
         Phase::Removing => Step::Remove,
         Phase::Removed => Step::Forget,
     }
+}
+
+/// True if it should be brought back to a snapshot.
+fn restores(entry: &Entry) -> bool {
+    entry.desired.origin.restores() > entry.restores
 }
 
 fn towards_start(view: View<'_>) -> Step {

@@ -45,7 +45,10 @@ async fn halt_one(ledger: &Ledger, drivers: &Drivers, mut entry: Entry) -> Resul
         Some(handle) => {
             let driver = drivers.of(entry.desired.kind);
             let ran = matches!(driver.recover(handle).await?, Observed::Running { .. } | Observed::Paused { .. });
-            driver.stop(handle, grace(&entry)).await?;
+            // A stop drops the memory of one that was saved.
+            if ran || !entry.hibernated {
+                driver.stop(handle, grace(&entry)).await?;
+            }
             ran
         }
         None => false,

@@ -118,6 +118,12 @@ pub(crate) struct Entry {
     pub(crate) streak: u32,
     /// The value of `spec.restart_count` that was carried out.
     pub(crate) restart_count: u64,
+    /// The count of the last restore that was carried out.
+    #[serde(default)]
+    pub(crate) restores: u64,
+    /// Its memory is on disk, and its next start goes on from there.
+    #[serde(default)]
+    pub(crate) hibernated: bool,
     /// When it is tried again.
     pub(crate) next_restart: Option<Timestamp>,
     /// When it last began to run.
@@ -150,6 +156,8 @@ impl Entry {
             restarts: desired.restarts,
             streak: 0,
             restart_count: desired.restart_count,
+            restores: desired.restores,
+            hibernated: false,
             next_restart: None,
             started: None,
             exit: None,

@@ -23,6 +23,7 @@ mod events;
 mod halt;
 mod health;
 mod images;
+mod keep;
 mod ledger;
 mod link;
 mod networks;

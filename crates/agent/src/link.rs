@@ -6,12 +6,16 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{future::Future, sync::Arc};
 use yun_api::node::{ImageInput, ImportRequest, LinkError, NodeLink, Stream};
-use yun_drivers::{DriverError, ErrorKind, ExportRequest, ImageSource, ImportOptions, InstanceDriver, InstanceHandle};
+use yun_drivers::{
+    DriverError, ErrorKind, ExportRequest, ImageSource, ImportOptions, InstanceDriver, InstanceHandle, SnapshotDriver,
+};
 use yun_engine::{
     session::{AttachRequest, ExecRequest, LogLine, LogRequest, Session},
     work::Followed,
 };
-use yun_types::{Digest, ExportFormat, ImageFacts, ImageRecipe, InstanceId, InstanceKind};
+use yun_types::{
+    Digest, ExportFormat, ImageFacts, ImageRecipe, InstanceId, InstanceKind, SnapshotFacts, SnapshotId, SnapshotOrder,
+};
 
 /// The node's ear.
 #[derive(Debug)]
@@ -29,6 +33,11 @@ impl Callback {
     fn driver(&self, instance: InstanceId) -> Result<Arc<dyn InstanceDriver>, LinkError> {
         let (kind, _) = self.0.shown(instance).ok_or_else(|| not_here(instance))?;
         Ok(self.0.drivers.of(kind).clone())
+    }
+
+    fn snapshots(&self, instance: InstanceId) -> Result<Arc<dyn SnapshotDriver>, LinkError> {
+        let (kind, _) = self.0.shown(instance).ok_or_else(|| not_here(instance))?;
+        Ok(self.0.drivers.snapshots_of(kind).clone())
     }
 
     fn running(&self, instance: InstanceId) -> Result<InstanceHandle, LinkError> {
@@ -143,5 +152,18 @@ impl NodeLink for Callback {
 
     async fn verify_image(&self, digest: Digest) -> Result<(), LinkError> {
         self.0.drivers.image.verify(&digest).await.map_err(refused)
+    }
+
+    async fn take_snapshot(
+        &self,
+        instance: InstanceId,
+        order: SnapshotOrder,
+        work: Followed,
+    ) -> Result<SnapshotFacts, LinkError> {
+        self.snapshots(instance)?.take(instance, &order, &work).await.map_err(refused)
+    }
+
+    async fn remove_snapshot(&self, instance: InstanceId, snapshot: SnapshotId) -> Result<(), LinkError> {
+        self.snapshots(instance)?.remove(instance, snapshot).await.map_err(refused)
     }
 }

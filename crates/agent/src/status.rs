@@ -54,6 +54,7 @@ fn observed_state(entry: &Entry, around: Around<'_>) -> Option<ObservedState> {
         restarts: entry.restarts,
         next_restart: entry.next_restart,
         restart_count: entry.restart_count,
+        restores: entry.restores,
     })
 }
 
@@ -83,6 +84,7 @@ fn state(entry: &Entry, seen: &Seen) -> Option<InstanceState> {
         Phase::Running if *seen == Seen::Paused => InstanceState::Paused,
         Phase::Running => InstanceState::Running,
         Phase::Stopping(_) => InstanceState::Stopping,
+        Phase::Stopped if entry.hibernated => InstanceState::Hibernated,
         Phase::Stopped => InstanceState::Stopped,
         Phase::Waiting | Phase::Finished => settled(),
     })

@@ -15,7 +15,16 @@ use yun_types::{DesiredInstance, NetworkId, Nic, Severity};
 impl Owner {
     /// Does one step.
     pub(crate) async fn act(&mut self, step: &Step) -> Result<()> {
-        if matches!(step, Step::Gather | Step::Prepare | Step::Start | Step::Pause | Step::Resume | Step::Stop { .. }) {
+        if matches!(
+            step,
+            Step::Gather
+                | Step::Prepare
+                | Step::Start
+                | Step::Pause
+                | Step::Resume
+                | Step::Hibernate
+                | Step::Stop { .. }
+        ) {
             self.node.probed(self.entry.desired.kind).await;
         }
         match step {
@@ -28,6 +37,8 @@ impl Owner {
             Step::Adjust => self.adjust().await,
             Step::Pause => self.pause(true).await,
             Step::Resume => self.pause(false).await,
+            Step::Hibernate => self.hibernate().await,
+            Step::Restore => self.restore().await,
             Step::Stop { then, grace } => self.stop(*then, *grace).await,
             Step::Settle(settled) => self.settle(settled),
             Step::Release => self.release().await,
@@ -36,7 +47,7 @@ impl Owner {
         }
     }
 
-    fn handle(&self) -> Result<InstanceHandle> {
+    pub(crate) fn handle(&self) -> Result<InstanceHandle> {
         self.entry.handle.clone().ok_or_else(|| self.lacks("handle"))
     }
 
@@ -147,6 +158,9 @@ impl Owner {
         let image = self.image.clone().ok_or_else(|| self.lacks("image"))?;
         let desired = self.entry.desired.clone();
         let _permit = self.node.starts.acquire().await;
+        if let Some(template) = desired.origin.template.as_ref().filter(|_| self.entry.handle.is_none()) {
+            self.node.drivers.snapshots_of(desired.kind).seed(desired.id, template).await?;
+        }
         let handle = self.driver.prepare(&desired, &image, self.entry.attachment.as_ref()).await?;
         fail_point!("agent::after_prepare");
         self.entry.handle = Some(handle);
@@ -170,6 +184,7 @@ impl Owner {
         entry.handle = Some(handle);
         entry.phase = Phase::Running;
         (entry.ending, entry.next_restart) = (None, None);
+        entry.hibernated = false;
         if !again {
             self.seen = Seen::Running;
             entry.started = Some(self.node.clock.now());
@@ -284,6 +299,7 @@ impl Owner {
         fail_point!("agent::after_stop");
         self.unwatch();
         self.entry.exit = exit.or(self.entry.exit);
+        self.entry.hibernated = false;
         self.seen = Seen::Ended(exit);
         Ok(())
     }

@@ -11,15 +11,17 @@ use dropshot::{
 };
 use yun_types::{
     AuditRecord, Explanation, Group, GroupExplanation, Image, Instance, Network, Node, NodeSpec, Operation, Pool,
-    Project, ProjectSpec, SshKey, Token, Volume,
+    Project, ProjectSpec, Snapshot, SshKey, Token, Volume,
 };
 
 mod json;
 mod params;
+mod snapshot;
 mod streams;
 
 pub use json::Json;
 pub use params::*;
+pub use snapshot::*;
 pub use streams::*;
 
 /// The cloud API.
@@ -33,6 +35,7 @@ pub use streams::*;
         "tokens" = { description = "API tokens and roles." },
         "groups" = { description = "Like instances that are kept alive and changed a few at a time." },
         "instances" = { description = "VMs and containers." },
+        "snapshots" = { description = "Instances as they were at one moment." },
         "images" = { description = "What instances start from." },
         "networks" = { description = "Networks of projects." },
         "nodes" = { description = "Machines of the pool." },
@@ -215,7 +218,7 @@ pub trait CloudApi {
         headers: Header<UpdateHeaders>,
     ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
 
-    /// Start, stop, restart, pause or resume an instance.
+    /// Start, stop, restart, pause, resume or hibernate an instance.
     #[endpoint { method = POST, path = "/v1/instances/{instance}/actions/{action}", tags = ["instances"] }]
     async fn instance_action(
         rqctx: RequestContext<Self::Context>,
@@ -360,6 +363,55 @@ pub trait CloudApi {
         path: Path<GroupPath>,
         query: Query<ScopeQuery>,
     ) -> Result<HttpResponseOk<GroupExplanation>, HttpError>;
+    /// List the snapshots of all instances of a project.
+    #[endpoint { method = GET, path = "/v1/snapshots", tags = ["snapshots"] }]
+    async fn snapshot_list(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Snapshot>>, HttpError>;
+
+    /// List the snapshots of an instance.
+    #[endpoint { method = GET, path = "/v1/instances/{instance}/snapshots", tags = ["snapshots"] }]
+    async fn instance_snapshot_list(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ListQuery>,
+    ) -> Result<HttpResponseOk<Page<Snapshot>>, HttpError>;
+
+    /// Take a snapshot of an instance.
+    #[endpoint { method = POST, path = "/v1/instances/{instance}/snapshots", tags = ["snapshots"] }]
+    async fn snapshot_create(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<SnapshotCreate>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Show a snapshot.
+    #[endpoint { method = GET, path = "/v1/instances/{instance}/snapshots/{snapshot}", tags = ["snapshots"] }]
+    async fn snapshot_get(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<SnapshotPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseHeaders<HttpResponseOk<Snapshot>, EtagHeader>, HttpError>;
+
+    /// Bring an instance back to a snapshot: what was written since is lost. An instance that runs is ended for it, and runs again.
+    #[endpoint { method = POST, path = "/v1/instances/{instance}/snapshots/{snapshot}/restore", tags = ["snapshots"] }]
+    async fn snapshot_restore(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<SnapshotPath>,
+        query: Query<RestoreQuery>,
+        headers: Header<CreateHeaders>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
+    /// Remove a snapshot.
+    #[endpoint { method = DELETE, path = "/v1/instances/{instance}/snapshots/{snapshot}", tags = ["snapshots"] }]
+    async fn snapshot_delete(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<SnapshotPath>,
+        query: Query<ScopeQuery>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
 
     /// List images.
     #[endpoint { method = GET, path = "/v1/images", tags = ["images"] }]

@@ -15,7 +15,8 @@ use yun_engine::{
 };
 use yun_types::{
     ContainerConfig, Digest, ExportFormat, Failure, ImageFacts, ImageFormat, ImageRecipe, InstanceId, InstanceReport,
-    NodeFacts, NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity, VolumeReport,
+    NodeFacts, NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity, SnapshotFacts, SnapshotId,
+    SnapshotOrder, VolumeReport,
 };
 
 /// Why a call over a link failed.
@@ -116,6 +117,11 @@ pub struct ImportRequest {
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// What a node of an older version, or one made for a test, answers.
+fn unsupported(what: &str) -> LinkError {
+    LinkError::refused("Unsupported", format!("this node knows nothing of {what}: upgrade yun there"))
+}
+
 /// What the control plane calls on a node.
 #[async_trait]
 pub trait NodeLink: Send + Sync + 'static {
@@ -178,4 +184,19 @@ pub trait NodeLink: Send + Sync + 'static {
     ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LinkError>;
     /// Reads an image's content again and compares it with its digest.
     async fn verify_image(&self, digest: Digest) -> Result<(), LinkError>;
+    /// Takes a snapshot of an instance. May be asked again for the same one: what is whole is told of again.
+    async fn take_snapshot(
+        &self,
+        instance: InstanceId,
+        order: SnapshotOrder,
+        work: Followed,
+    ) -> Result<SnapshotFacts, LinkError> {
+        let _ = (instance, order, work);
+        Err(unsupported("snapshots"))
+    }
+    /// Removes a snapshot. Ok when it is not there, or its instance is not.
+    async fn remove_snapshot(&self, instance: InstanceId, snapshot: SnapshotId) -> Result<(), LinkError> {
+        let _ = (instance, snapshot);
+        Err(unsupported("snapshots"))
+    }
 }

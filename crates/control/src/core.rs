@@ -9,7 +9,7 @@ use crate::{
     operation::Works,
     rows::{
         ExplanationRow, GroupRow, IdempotencyRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow,
-        SshKeyRow, TokenRow, VolumeRow,
+        SnapshotRow, SshKeyRow, TokenRow, VolumeRow,
     },
     ssh_key::Gateway,
 };
@@ -76,6 +76,8 @@ pub struct Control {
     pub operations: Resource<OperationRow>,
     /// Projects.
     pub projects: Resource<ProjectRow>,
+    /// Snapshots of instances.
+    pub snapshots: Resource<SnapshotRow>,
     /// SSH keys.
     pub ssh_keys: Resource<SshKeyRow>,
     /// Who the SSH gateway is, once there was one.
@@ -98,6 +100,8 @@ pub struct Control {
     pub wake_groups: Signal,
     /// Wakes the instance reconciler; it takes no other input.
     pub wake_instances: Signal,
+    /// Wakes what takes and removes snapshots.
+    pub wake_snapshots: Signal,
     /// Wakes what ends operations.
     pub wake_operations: Signal,
     /// Decisions that the caches do not show yet.
@@ -155,6 +159,7 @@ impl Control {
             nodes: Resource::open(&store).await?,
             operations: Resource::open(&store).await?,
             projects: Resource::open(&store).await?,
+            snapshots: Resource::open(&store).await?,
             ssh_keys: Resource::open(&store).await?,
             gateway: Gateway::load(&store).await?,
             tokens,
@@ -166,6 +171,7 @@ impl Control {
             live: Nodes::default(),
             wake_groups: Signal::default(),
             wake_instances: Signal::default(),
+            wake_snapshots: Signal::default(),
             wake_operations: Signal::default(),
             promises: Promises::default(),
             works: Works::default(),

@@ -8,6 +8,7 @@ use crate::{
     node::LocalLink,
     operation, project,
     rows::ImageRow,
+    snapshot,
 };
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
@@ -37,7 +38,8 @@ use yun_types::{
     Arch, Bytes, CgroupVersion, CloudId, DesiredInstance, DesiredVolume, Digest, DriverFacts, Generation, Image,
     ImageFacts, ImageRecipe, ImageSpec, ImageStatus, Instance, InstanceId, InstanceKind, InstanceReport, InstanceSpec,
     InstanceState, Labels, Metadata, Name, NameOrId, NodeFacts, NodeId, NodeOrder, ObservedInstance, ObservedState,
-    ObservedVolume, Operation, OperationId, Power, ProjectSpec, Role, Size, VolumeReport,
+    ObservedVolume, Operation, OperationId, Power, ProjectSpec, Role, Size, SnapshotFacts, SnapshotId, SnapshotOrder,
+    VolumeReport,
 };
 
 /// The longest a test waits for something that should come at once.
@@ -104,6 +106,7 @@ impl Cloud {
         image::start(&c);
         instance::start(&c);
         group::start(&c);
+        snapshot::start(&c);
         Self { c, clock, store, directory }
     }
 
@@ -258,6 +261,7 @@ pub(crate) fn spec() -> InstanceSpec {
         volumes: vec![],
         node: None,
         stop_timeout: None,
+        template: None,
         container: Default::default(),
         vm: Default::default(),
     }
@@ -325,6 +329,12 @@ pub(crate) struct Inner {
     pub(crate) import: Mutex<Option<Result<ImageFacts, LinkError>>>,
     /// Imports wait until they are cancelled, or until this is set back.
     pub(crate) hold_imports: AtomicBool,
+    /// What taking a snapshot leads to; without a word it succeeds.
+    pub(crate) snapshot: Mutex<Option<LinkError>>,
+    /// Snapshots wait until they are cancelled, or until this is set back.
+    pub(crate) hold_snapshots: AtomicBool,
+    /// The snapshots that the node has.
+    pub(crate) snapshots: Mutex<BTreeMap<SnapshotId, SnapshotOrder>>,
     /// How many bytes uploads brought.
     pub(crate) uploaded: Mutex<usize>,
 }
@@ -406,11 +416,17 @@ pub(crate) fn carried_out(desired: &DesiredInstance) -> InstanceReport {
         Power::Running => InstanceState::Running,
         Power::Paused => InstanceState::Paused,
         Power::Stopped => InstanceState::Stopped,
+        Power::Hibernated => InstanceState::Hibernated,
     };
+    let restores = desired.origin.restores();
     let observed = if desired.deleting {
         ObservedInstance::Gone
     } else {
-        ObservedInstance::State(ObservedState { restart_count: desired.spec.restart_count, ..in_state(state) })
+        ObservedInstance::State(ObservedState {
+            restart_count: desired.spec.restart_count,
+            restores,
+            ..in_state(state)
+        })
     };
     InstanceReport { id: desired.id, fence: desired.fence, generation: desired.generation, observed }
 }
@@ -485,6 +501,35 @@ impl NodeLink for Inner {
     ) -> Result<BoxStream<'static, io::Result<bytes::Bytes>>, LinkError> {
         let bytes = bytes::Bytes::from(format!("{name} {digest}"));
         Ok(futures::stream::iter([Ok(bytes)]).boxed())
+    }
+    async fn take_snapshot(
+        &self,
+        _: InstanceId,
+        order: SnapshotOrder,
+        work: Followed,
+    ) -> Result<SnapshotFacts, LinkError> {
+        work.report(Some(50), "keeping the memory");
+        while self.hold_snapshots.load(Ordering::SeqCst) {
+            tokio::select! {
+                () = work.cancelled() => return Err(LinkError::Cancelled),
+                () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            }
+        }
+        if let Some(error) = self.snapshot.lock().unwrap().take() {
+            return Err(error);
+        }
+        let facts = SnapshotFacts {
+            taken: chrono::DateTime::UNIX_EPOCH,
+            size: Bytes::mib(7),
+            memory: order.memory,
+            consistent: true,
+        };
+        self.snapshots.lock().unwrap().insert(order.id, order);
+        Ok(facts)
+    }
+    async fn remove_snapshot(&self, _: InstanceId, snapshot: SnapshotId) -> Result<(), LinkError> {
+        self.snapshots.lock().unwrap().remove(&snapshot);
+        Ok(())
     }
     async fn verify_image(&self, digest: Digest) -> Result<(), LinkError> {
         match digest == container_image(66).digest {

@@ -21,6 +21,7 @@ pub mod node;
 pub mod operation;
 pub mod project;
 pub mod rows;
+pub mod snapshot;
 pub mod ssh_key;
 mod start;
 pub mod tls;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::{Deref, DerefMut};
 use yun_store::{Never, Stored};
 use yun_types::{
-    Explanation, Group, Image, Instance, Network, Node, Operation, Project, SshKey, Timestamp, Token, Volume,
+    Explanation, Group, Image, Instance, Network, Node, Operation, Project, Snapshot, SshKey, Timestamp, Token, Volume,
 };
 
 macro_rules! rows {
@@ -53,6 +53,8 @@ rows! {
     OperationRow(Operation) in "operations";
     /// `projects/<name>`
     ProjectRow(Project) in "projects";
+    /// `snapshots/<project>/<instance id>/<name>`
+    SnapshotRow(Snapshot) in "snapshots";
     /// `ssh-keys/<project>/<name>`
     SshKeyRow(SshKey) in "ssh-keys";
     /// `ssh-gateway/identity`: the only one.

@@ -10,7 +10,7 @@ use crate::{
     http::{self, Server},
     image, instance,
     journal::OpenJournal,
-    node, operation, project,
+    node, operation, project, snapshot,
     tls::Certificates,
 };
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -88,6 +88,7 @@ pub async fn start(control: Arc<Control>) -> Result<Running, StartError> {
     image::start(&control);
     instance::start(&control);
     group::start(&control);
+    snapshot::start(&control);
     http::idempotency::start(&control);
     certificates.start(&control);
     let server = http::start(&control, &certificates)?;

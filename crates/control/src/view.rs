@@ -3,12 +3,12 @@
 use crate::{
     core::Control,
     network, node, operation, project,
-    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow, VolumeRow},
+    rows::{GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, OperationRow, ProjectRow, SnapshotRow, VolumeRow},
     volume,
 };
 use yun_api::cloud::AnyObject;
 use yun_store::{Row, Stored};
-use yun_types::{Group, Image, Instance, Metadata, Name, Network, Node, Operation, Project, Volume};
+use yun_types::{Group, Image, Instance, Metadata, Name, Network, Node, Operation, Project, Snapshot, Volume};
 
 /// A row that the API shows.
 pub trait Noun: Stored + Clone {
@@ -111,6 +111,21 @@ impl Noun for OperationRow {
     }
     fn any(shown: Operation) -> AnyObject {
         AnyObject::Operation(shown)
+    }
+}
+
+impl Noun for SnapshotRow {
+    type Shown = Snapshot;
+    fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+    fn show(_: &Control, row: &Row<Self>) -> Snapshot {
+        let mut shown = row.value.0.clone();
+        shown.metadata.revision = row.rev.to_string();
+        shown
+    }
+    fn any(shown: Snapshot) -> AnyObject {
+        AnyObject::Snapshot(shown)
     }
 }
 

@@ -169,6 +169,7 @@ const ALL: [ObjectKind; 8] = [
     ObjectKind::Image,
     ObjectKind::Group,
     ObjectKind::Instance,
+    ObjectKind::Snapshot,
     ObjectKind::Operation,
 ];
 
@@ -198,6 +199,7 @@ fn feed(control: &Control, kind: ObjectKind, after: Option<Rev>) -> Result<Box<d
         ObjectKind::Node => Source::boxed(kind, &control.nodes.cache, after),
         ObjectKind::Volume => Source::boxed(kind, &control.volumes.cache, after),
         ObjectKind::Operation => Source::boxed(kind, &control.operations.cache, after),
+        ObjectKind::Snapshot => Source::boxed(kind, &control.snapshots.cache, after),
         // `kinds` lets no other kind through.
         ObjectKind::Project | ObjectKind::Cloud | ObjectKind::SshKey | ObjectKind::Token => {
             Source::boxed(kind, &control.projects.cache, after)

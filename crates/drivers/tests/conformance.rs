@@ -44,6 +44,7 @@ impl Harness for Fake {
             instance: Arc::new(FakeInstances::new(world.clone(), self.kind)),
             image: Arc::new(FakeImages::new(world.clone())),
             network: Arc::new(FakeNetwork::new(world.clone())),
+            snapshot: Some(Arc::new(FakeInstances::new(world.clone(), self.kind))),
         }
     }
     fn image(&self) -> Digest {
@@ -97,6 +98,7 @@ impl Harness for Fake {
                 publish: Vec::new(),
                 node: None,
                 stop_timeout: None,
+                template: None,
                 container: ContainerOptions::default(),
                 vm: VmOptions::default(),
             },
@@ -110,13 +112,21 @@ impl Harness for Fake {
                 egress: None,
                 ingress: None,
             },
+            origin: Origin::default(),
             deleting: false,
             restarts: 0,
             restart_count: 0,
+            restores: 0,
         }
     }
     async fn leftovers(&self, id: InstanceId) -> Vec<String> {
         self.world.leftovers(id)
+    }
+    async fn mark(&self, id: InstanceId, word: &str) {
+        self.world.write_data(id, word);
+    }
+    async fn marked(&self, id: InstanceId) -> String {
+        self.world.data(id).unwrap_or_default()
     }
     fn drops(&self) -> Vec<usize> {
         (0..6).collect()
@@ -149,6 +159,11 @@ async fn broken_drivers_are_caught() {
         Call::Exec,
         Call::ImageVerify,
         Call::ImageList,
+        Call::SnapshotTake,
+        Call::SnapshotRestore,
+        Call::SnapshotSeed,
+        Call::SnapshotRemove,
+        Call::SnapshotList,
     ] {
         let fake = Fake::new(InstanceKind::Container);
         fake.world.inject(call, Fault::fails(ErrorKind::Internal, "Broken"));

@@ -155,6 +155,26 @@ fn script(program: Program) -> Vec<String> {
     ["/bin/sh".to_owned(), "-c".to_owned(), text].to_vec()
 }
 
+/// The words that cases write into disks.
+const WORDS: [&str; 7] = ["one", "two", "before", "after", "seed", "later", "kept"];
+/// Where, and how much.
+const MARK: &str = "640k 4k";
+
+fn pattern(word: &str) -> usize {
+    WORDS.iter().position(|known| *known == word).unwrap() + 1
+}
+
+fn qemu_io(disk: &std::path::Path, command: &str) -> String {
+    let output = std::process::Command::new("qemu-io").args(["-f", "qcow2", "-c", command]).arg(disk).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+impl Machine {
+    fn disk(&self, id: InstanceId) -> PathBuf {
+        self.host.state().join("instances").join(id.to_string()).join("disk.qcow2")
+    }
+}
+
 #[async_trait]
 impl Harness for Machine {
     fn kind(&self) -> InstanceKind {
@@ -163,12 +183,17 @@ impl Harness for Machine {
 
     async fn kit(&self) -> Kit {
         let host = self.host.clone();
+        let vm = Arc::new(VmDriver::new(host.clone(), VmDriverOptions::default()));
         let kit = Kit {
             instance: match self.kind {
                 InstanceKind::Container => {
                     Arc::new(ContainerDriver::new(host.clone(), ContainerDriverOptions::default()).unwrap())
                 }
-                InstanceKind::Vm => Arc::new(VmDriver::new(host.clone(), VmDriverOptions::default())),
+                InstanceKind::Vm => vm.clone(),
+            },
+            snapshot: match self.kind {
+                InstanceKind::Container => None,
+                InstanceKind::Vm => Some(vm),
             },
             image: Arc::new(LinuxImages::new(&host, ImageLimits::default())),
             network: Arc::new(LinuxNetwork::new(host, NetworkOptions::default()).unwrap()),
@@ -182,6 +207,18 @@ impl Harness for Machine {
 
     fn image(&self) -> Digest {
         self.image.clone()
+    }
+
+    async fn mark(&self, id: InstanceId, word: &str) {
+        qemu_io(&self.disk(id), &format!("write -q -P {} {MARK}", pattern(word)));
+    }
+
+    async fn marked(&self, id: InstanceId) -> String {
+        let disk = self.disk(id);
+        let is = |word: &&&str| {
+            !qemu_io(&disk, &format!("read -P {} {MARK}", pattern(word))).contains("Pattern verification failed")
+        };
+        WORDS.iter().find(is).map_or_else(String::new, |word| (*word).to_owned())
     }
 
     fn upload(&self) -> Chunk {
@@ -222,6 +259,7 @@ impl Harness for Machine {
                 publish: Vec::new(),
                 node: None,
                 stop_timeout: None,
+                template: None,
                 container: if self.kind == InstanceKind::Container { container } else { ContainerOptions::default() },
                 vm: VmOptions::default(),
             },
@@ -235,9 +273,11 @@ impl Harness for Machine {
                 egress: None,
                 ingress: None,
             },
+            origin: Default::default(),
             deleting: false,
             restarts: 0,
             restart_count: 0,
+            restores: 0,
         }
     }
 

@@ -174,9 +174,11 @@ fn instance() -> DesiredInstance {
         spec: serde_json::from_value(spec).unwrap(),
         image: ImagePin { id: ImageId(uuid::Uuid::new_v4()), name: "small-vm".into(), digest: digest() },
         nic: Nic::new(network, Ipv4Addr::UNSPECIFIED, "02:00:00:00:00:05"),
+        origin: Default::default(),
         deleting: false,
         restarts: 0,
         restart_count: 0,
+        restores: 0,
     }
 }
 

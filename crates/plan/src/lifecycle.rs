@@ -4,7 +4,7 @@
 
 use crate::Refused;
 use std::fmt;
-use yun_types::{Instance, InstanceState as State, Power};
+use yun_types::{Instance, InstanceKind, InstanceState as State, Power};
 
 /// What people ask of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,11 +19,13 @@ pub enum Action {
     Pause,
     /// Let it go on.
     Resume,
+    /// Save it to disk with its memory, and end it.
+    Hibernate,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Start, Self::Stop, Self::Restart, Self::Pause, Self::Resume];
+    pub const ALL: [Self; 6] = [Self::Start, Self::Stop, Self::Restart, Self::Pause, Self::Resume, Self::Hibernate];
 }
 
 impl fmt::Display for Action {
@@ -34,6 +36,7 @@ impl fmt::Display for Action {
             Self::Restart => "restart",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Hibernate => "hibernate",
         })
     }
 }
@@ -82,9 +85,16 @@ pub fn decide(instance: &Instance, action: Action) -> Result<Step, Refused> {
     match action {
         Action::Start => start(instance),
         Action::Stop => Ok(stop(instance)),
+        Action::Restart if instance.spec.power == Power::Hibernated => Err(Refused::new(
+            "Hibernated",
+            format!(
+                "cannot restart instance {name}: it is hibernated; let it go on with yun start {name}, or drop its memory with yun stop {name}"
+            ),
+        )),
         Action::Restart => Ok(Step::Change { power: Power::Running, again: true }),
         Action::Pause => pause(instance),
         Action::Resume => resume(instance),
+        Action::Hibernate => hibernate(instance),
     }
 }
 
@@ -109,7 +119,7 @@ fn start(instance: &Instance) -> Result<Step, Refused> {
         // It has ended by itself: the wish to have it running is old, so it takes a new one.
         (Power::Running, state) if ended(state) => Step::Change { power: Power::Running, again: true },
         (Power::Running, _) => Step::Follow,
-        (Power::Stopped, _) => change(Power::Running),
+        (Power::Stopped | Power::Hibernated, _) => change(Power::Running),
     })
 }
 
@@ -156,13 +166,39 @@ fn resume(instance: &Instance) -> Result<Step, Refused> {
     }
 }
 
+fn hibernate(instance: &Instance) -> Result<Step, Refused> {
+    let name = &instance.metadata.name;
+    if instance.spec.kind == Some(InstanceKind::Container) {
+        let message = format!(
+            "cannot hibernate instance {name}: it is a container, and its processes live in the host's memory; use yun pause {name} or yun stop {name}"
+        );
+        return Err(Refused::new("WrongKind", message));
+    }
+    match (instance.spec.power, instance.status.state) {
+        (Power::Hibernated, State::Hibernated) => Ok(Step::Nothing(format!("instance {name} is hibernated already"))),
+        (Power::Hibernated, state) if !ended(state) => Ok(Step::Follow),
+        (Power::Running | Power::Paused, State::Running | State::Paused) => Ok(change(Power::Hibernated)),
+        (_, state) => {
+            let hint = if ended(state) {
+                format!("; start it with yun start {name}")
+            } else {
+                "; wait until it runs".to_owned()
+            };
+            let message = format!(
+                "cannot hibernate instance {name}: it is {state}, and only a running instance has a memory to keep{hint}"
+            );
+            Err(Refused::new("NotRunning", message))
+        }
+    }
+}
+
 /// Why nobody can talk to what runs in the instance now, if so: for sessions, and for connections to its ports.
 pub fn reachable(instance: &Instance, operation: &str) -> Result<(), Refused> {
     let name = &instance.metadata.name;
     let hint = match instance.status.state {
         State::Running => return Ok(()),
         State::Paused => format!("let it go on with yun resume {name}"),
-        State::Stopped | State::Failed => format!("start it with yun start {name}"),
+        State::Stopped | State::Failed | State::Hibernated => format!("start it with yun start {name}"),
         State::Lost => format!(
             "node {} is silent; bring the node back",
             instance.status.node_name.as_ref().map_or("its", |n| n.as_str())
@@ -182,7 +218,6 @@ mod tests {
     use super::*;
     use crate::samples;
     use proptest::prelude::*;
-    use yun_types::InstanceKind;
 
     const STATES: [State; 13] = [
         State::Pending,
@@ -209,6 +244,30 @@ mod tests {
 
     fn refusal(power: Power, state: State, action: Action) -> String {
         decide(&web(power, state), action).unwrap_err().message
+    }
+
+    #[test]
+    fn only_machines_that_run_are_hibernated_and_only_a_start_wakes_them() {
+        let vm = |power, state| {
+            let mut vm = web(power, state);
+            vm.spec.kind = Some(InstanceKind::Vm);
+            vm
+        };
+        let text = decide(&web(Power::Running, State::Running), Action::Hibernate).unwrap_err().message;
+        assert!(text.contains("is a container") && text.contains("yun pause web"), "{text}");
+        let asleep = vm(Power::Hibernated, State::Hibernated);
+        assert_eq!(
+            decide(&vm(Power::Running, State::Running), Action::Hibernate),
+            Ok(Step::Change { power: Power::Hibernated, again: false })
+        );
+        assert!(matches!(decide(&asleep, Action::Hibernate), Ok(Step::Nothing(_))));
+        assert_eq!(decide(&asleep, Action::Start), Ok(Step::Change { power: Power::Running, again: false }));
+        assert_eq!(decide(&asleep, Action::Stop), Ok(Step::Change { power: Power::Stopped, again: false }));
+        let text = decide(&asleep, Action::Restart).unwrap_err().message;
+        assert!(text.contains("yun start web") && text.contains("yun stop web"), "{text}");
+        let text = decide(&vm(Power::Stopped, State::Stopped), Action::Hibernate).unwrap_err().message;
+        assert!(text.contains("it is stopped") && text.contains("yun start web"), "{text}");
+        assert!(reachable(&asleep, "log in to").unwrap_err().message.contains("yun start web"));
     }
 
     #[test]
@@ -289,8 +348,8 @@ mod tests {
     proptest! {
         /// Carrying a change out and asking again leads to no second change, whatever the kind.
         #[test]
-        fn a_second_request_changes_nothing(power in 0usize..3, state in 0usize..13, action in 0usize..5, vm: bool) {
-            let power = [Power::Running, Power::Paused, Power::Stopped][power];
+        fn a_second_request_changes_nothing(power in 0usize..4, state in 0usize..13, action in 0usize..6, vm: bool) {
+            let power = [Power::Running, Power::Paused, Power::Stopped, Power::Hibernated][power];
             let mut instance = web(power, STATES[state]);
             instance.spec.kind = Some(if vm { InstanceKind::Vm } else { InstanceKind::Container });
             let action = Action::ALL[action];
@@ -300,14 +359,15 @@ mod tests {
                     Power::Running => State::Running,
                     Power::Paused => State::Paused,
                     Power::Stopped => State::Stopped,
+                    Power::Hibernated => State::Hibernated,
                 };
                 prop_assert!(matches!(decide(&instance, action), Ok(Step::Nothing(_))));
             }
         }
 
         #[test]
-        fn every_refusal_names_the_instance_and_the_action(power in 0usize..3, state in 0usize..13, action in 0usize..5) {
-            let power = [Power::Running, Power::Paused, Power::Stopped][power];
+        fn every_refusal_names_the_instance_and_the_action(power in 0usize..4, state in 0usize..13, action in 0usize..6) {
+            let power = [Power::Running, Power::Paused, Power::Stopped, Power::Hibernated][power];
             let action = Action::ALL[action];
             if let Err(refused) = decide(&web(power, STATES[state]), action) {
                 prop_assert!(refused.message.starts_with(&format!("cannot {action} instance web: ")), "{}", refused.message);

@@ -109,6 +109,7 @@ impl World {
             Action::Restart => OperationKind::InstanceRestart,
             Action::Pause => OperationKind::InstancePause,
             Action::Resume => OperationKind::InstanceResume,
+            Action::Hibernate => OperationKind::InstanceHibernate,
         };
         match decide(&web, action) {
             Err(_) | Ok(Step::Nothing(_)) => {}
@@ -224,6 +225,7 @@ proptest! {
         prop_assert_eq!(web.status.observed_generation, web.metadata.generation);
         match web.spec.power {
             Power::Stopped => prop_assert_eq!(web.status.state, State::Stopped),
+            Power::Hibernated => prop_assert!(false, "a container was hibernated"),
             // It may have ended by itself.
             Power::Running => prop_assert!(matches!(web.status.state, State::Running | State::Stopped | State::Failed)),
             Power::Paused => prop_assert!(matches!(web.status.state, State::Paused | State::Stopped | State::Failed)),

@@ -66,6 +66,7 @@ fn take(after: &mut Instance, seen: &ObservedState) {
     status.restarts = seen.restarts;
     status.next_restart = seen.next_restart;
     status.restart_count = status.restart_count.max(seen.restart_count);
+    status.restores = status.restores.max(seen.restores);
     status.before_lost = None;
 }
 

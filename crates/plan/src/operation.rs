@@ -19,6 +19,9 @@ pub fn settle(operation: &Operation, instance: Option<&Instance>, now: Timestamp
     if operation.status.state.ended() {
         return None;
     }
+    if by_work(operation.spec.kind) {
+        return None;
+    }
     let end = match instance {
         None => gone(operation),
         Some(instance) if instance.metadata.deleting.is_some() => {
@@ -55,7 +58,6 @@ fn gone(operation: &Operation) -> Option<End> {
     Some(match operation.spec.kind {
         Kind::InstanceDelete => End::Succeeded(format!("{target} is deleted")),
         _ if operation.spec.cancel => End::Cancelled(format!("taken back; {target} is deleted")),
-        Kind::ImageImport | Kind::ImageBuild | Kind::ImagePull => return None,
         _ => End::Cancelled(format!("{target} was deleted")),
     })
 }
@@ -100,6 +102,31 @@ fn by_kind(operation: &Operation, instance: &Instance) -> Option<End> {
             })),
             _ => failure(instance, &name),
         },
+        Kind::InstanceHibernate if spec.power != Power::Hibernated => taken_over(),
+        Kind::InstanceHibernate if caught_up => match status.state {
+            State::Hibernated => Some(End::Succeeded(format!("{name} is hibernated"))),
+            State::Stopped => Some(End::Failed(Failure {
+                code: "Ended".into(),
+                message: format!(
+                    "{name} ended before its memory could be kept; start it with yun start {}",
+                    instance.metadata.name
+                ),
+            })),
+            _ => failure(instance, &name),
+        },
+        // It goes on, and the node tries again.
+        Kind::InstanceHibernate => status
+            .message
+            .clone()
+            .filter(|_| status.state == State::Running && troubled(status.reason.as_deref()))
+            .map(|message| End::Failed(Failure { code: status.reason.clone().unwrap_or_default(), message })),
+        Kind::InstanceRestore if caught_up && status.restores >= status.origin.restores() => match status.state {
+            State::Running | State::Paused => Some(End::Succeeded(running_text(instance))),
+            State::Stopped | State::Hibernated => {
+                Some(End::Succeeded(format!("{name} is as it was, and {}", status.state)))
+            }
+            _ => failure(instance, &name),
+        },
         Kind::InstanceUpdate if caught_up || status.node.is_none() => {
             // Who asked for the change may have left a word about when it counts.
             let said = &operation.status.progress.message;
@@ -107,6 +134,11 @@ fn by_kind(operation: &Operation, instance: &Instance) -> Option<End> {
         }
         _ => None,
     }
+}
+
+/// Whether a remark about an instance that runs is that of a step that failed.
+fn troubled(reason: Option<&str>) -> bool {
+    reason.is_some_and(|reason| !matches!(reason, "RestartNeeded" | "Booting"))
 }
 
 /// The failure of an instance that will not get better by itself.
@@ -163,9 +195,14 @@ pub fn progress(operation: &Operation, instance: Option<&Instance>) -> Progress 
     Progress { percent, message }
 }
 
+/// Whether such an operation is ended by the work that it stands for, and not by what is seen of an instance.
+pub const fn by_work(kind: Kind) -> bool {
+    matches!(kind, Kind::ImageImport | Kind::ImageBuild | Kind::ImagePull | Kind::SnapshotCreate | Kind::SnapshotDelete)
+}
+
 /// Whether such an operation can be taken back while it runs.
 pub const fn cancellable(kind: Kind) -> bool {
-    matches!(kind, Kind::InstanceLaunch | Kind::ImageImport | Kind::ImageBuild | Kind::ImagePull)
+    matches!(kind, Kind::InstanceLaunch | Kind::ImageImport | Kind::ImageBuild | Kind::ImagePull | Kind::SnapshotCreate)
 }
 
 #[cfg(test)]

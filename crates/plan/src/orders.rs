@@ -88,7 +88,8 @@ pub fn diff(told: &mut Told, changed: Changed) -> Vec<NodeOrder> {
 
 /// Whether the node would do the same for both. The counters are the node's own reports, come back.
 fn same(before: &DesiredInstance, now: &DesiredInstance) -> bool {
-    let counted = DesiredInstance { restarts: before.restarts, restart_count: before.restart_count, ..now.clone() };
+    let DesiredInstance { restarts, restart_count, restores, .. } = *before;
+    let counted = DesiredInstance { restarts, restart_count, restores, ..now.clone() };
     *before == counted
 }
 
@@ -159,9 +160,11 @@ pub fn desired_instance(
         nic: nics.next()?,
         more_nics: nics.collect(),
         volumes: volume::mounts(spec, named),
+        origin: status.origin.clone(),
         deleting: metadata.deleting.is_some(),
         restarts: status.restarts,
         restart_count: status.restart_count,
+        restores: status.restores,
     })
 }
 

@@ -16,10 +16,12 @@ pub fn taken<'a>(asked: &[PublishedPort], others: impl IntoIterator<Item = &'a I
     if asked.is_empty() {
         return None;
     }
-    others.into_iter().filter(|other| other.spec.power != Power::Stopped).find_map(|holder| {
-        let port = asked.iter().find(|port| holder.spec.publish.iter().any(|held| held.conflicts(port)))?;
-        Some(PortTaken { port: *port, holder })
-    })
+    others.into_iter().filter(|other| !matches!(other.spec.power, Power::Stopped | Power::Hibernated)).find_map(
+        |holder| {
+            let port = asked.iter().find(|port| holder.spec.publish.iter().any(|held| held.conflicts(port)))?;
+            Some(PortTaken { port: *port, holder })
+        },
+    )
 }
 
 /// Refuses a list that asks for one port of the host twice.

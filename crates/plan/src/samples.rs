@@ -50,6 +50,7 @@ pub(crate) fn instance(text: &str) -> Instance {
         volumes: vec![],
         node: None,
         stop_timeout: None,
+        template: None,
         container: Default::default(),
         vm: Default::default(),
     };

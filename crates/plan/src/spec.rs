@@ -4,7 +4,7 @@ mod isolation;
 
 use crate::{Refused, interface, ports, volume};
 use std::collections::BTreeSet;
-use yun_types::{Bytes, ContainerOptions, InstanceKind, InstanceSpec, Mount, VmOptions};
+use yun_types::{Bytes, ContainerOptions, InstanceKind, InstanceSpec, Mount, Power, VmOptions};
 
 /// The most user data, as EC2 and OpenStack have it in order of magnitude.
 pub const MAX_USER_DATA: Bytes = Bytes(64 << 10);
@@ -30,6 +30,9 @@ pub fn check(spec: &InstanceSpec, kind: InstanceKind, trust: Trust) -> Result<()
     ports::check_list(&spec.publish).map_err(|e| Refused::new("Invalid", e.0))?;
     interface::check(&spec.networks)?;
     volume::check(&spec.volumes, kind)?;
+    if kind == InstanceKind::Container && spec.power == Power::Hibernated {
+        return bad("this is a container, and power hibernated is for VMs: use paused or stopped");
+    }
     match kind {
         InstanceKind::Vm if !spec.container.is_default() => bad(
             "this is a VM, and env, command, mounts and the like are for containers: use user_data (cloud-init) instead, or a container image",

@@ -35,12 +35,25 @@ pub fn check(instance: &Instance, after: &InstanceSpec) -> Result<Effect, Refuse
     if after.image != before.image {
         return fixed("image", before.image.clone(), anew("that image"));
     }
+    if after.template != before.template {
+        let have = before.template.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+        return fixed("template", have, anew("that template"));
+    }
     if after.node != before.node {
         return fixed(
             "node",
             before.node.as_ref().map_or_else(|| "any".to_owned(), ToString::to_string),
             anew("that node"),
         );
+    }
+    let sleeps = before.power == Power::Hibernated || instance.status.state == State::Hibernated;
+    if sleeps && (after.networks != before.networks || after.volumes != before.volumes) {
+        return Err(Refused::new(
+            "Hibernated",
+            format!(
+                "cannot change what is plugged into instance {name}: it is hibernated, and its memory expects what was there; let it go on first (yun start {name}), or drop its memory (yun stop {name})"
+            ),
+        ));
     }
     if after.size.disk < before.size.disk {
         return Err(Refused::new(
@@ -72,6 +85,7 @@ fn check_power(instance: &Instance, after: Power) -> Result<(), Refused> {
         (_, Power::Running) => Action::Start,
         (_, Power::Paused) => Action::Pause,
         (_, Power::Stopped) => Action::Stop,
+        (_, Power::Hibernated) => Action::Hibernate,
     };
     if before == after {
         return Ok(());
@@ -93,7 +107,7 @@ fn counts_later(before: &InstanceSpec, after: &InstanceSpec) -> bool {
 }
 
 fn alive(instance: &Instance) -> bool {
-    !matches!(instance.status.state, State::Pending | State::Stopped | State::Failed)
+    !matches!(instance.status.state, State::Pending | State::Stopped | State::Failed | State::Hibernated)
 }
 
 #[cfg(test)]
@@ -142,6 +156,18 @@ mod tests {
         assert_eq!(check(&web, &after), Ok(Effect { resized: true, at_next_restart: true }));
         web.status.state = State::Stopped;
         assert_eq!(check(&web, &after), Ok(Effect { resized: true, at_next_restart: false }));
+    }
+
+    #[test]
+    fn what_sleeps_keeps_what_is_plugged_into_it() {
+        let mut web = samples::instance("web");
+        (web.spec.power, web.status.state) = (Power::Hibernated, State::Hibernated);
+        let mut after = web.spec.clone();
+        after.volumes = vec!["data".parse().unwrap()];
+        assert!(check(&web, &after).unwrap_err().message.contains("let it go on first (yun start web)"));
+        after.power = Power::Running;
+        assert!(check(&web, &after).is_err());
+        assert!(check(&web, &InstanceSpec { power: Power::Running, ..web.spec.clone() }).is_ok());
     }
 
     #[test]

@@ -104,6 +104,9 @@ impl FakeCloud {
         let running = yun_control::start(Arc::clone(&control)).await?;
         let (vm, container, image, network) = self.world.drivers();
         let drivers = Drivers {
+            vm_snapshots: Arc::new(vm.clone()),
+            container_snapshots: Arc::new(container.clone()),
+            machines: Arc::new(vm.clone()),
             vm: Arc::new(vm),
             container: Arc::new(container),
             image: Arc::new(image),

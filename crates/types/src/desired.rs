@@ -5,7 +5,8 @@
 
 use crate::{
     BitRate, Bytes, Exit, Generation, HealthStatus, ImagePin, InstanceId, InstanceKind, InstanceSpec, InstanceState,
-    Name, NetworkId, NetworkSpec, PublishedPort, Timestamp, VolumeId, VolumeKind, VolumeLimits, instance_domain,
+    Name, NetworkId, NetworkSpec, Origin, PublishedPort, Timestamp, VolumeId, VolumeKind, VolumeLimits,
+    instance_domain,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct DesiredInstance {
     /// The volumes it has, without the anonymous ones.
     #[serde(default)]
     pub volumes: Vec<DesiredMount>,
+    /// Where its data come from beside its image.
+    #[serde(default)]
+    pub origin: Origin,
     /// True if everything it owns should go.
     pub deleting: bool,
     /// The policy's counters so far, so that they outlive the node's ledger.
@@ -46,6 +50,9 @@ pub struct DesiredInstance {
     /// The value of `spec.restart_count` that was carried out.
     #[serde(default)]
     pub restart_count: u64,
+    /// The count of the last restore that was carried out.
+    #[serde(default)]
+    pub restores: u64,
 }
 
 impl DesiredInstance {
@@ -275,4 +282,7 @@ pub struct ObservedState {
     /// The value of `spec.restart_count` that was carried out.
     #[serde(default)]
     pub restart_count: u64,
+    /// The count of the last restore that was carried out.
+    #[serde(default)]
+    pub restores: u64,
 }

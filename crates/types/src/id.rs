@@ -55,6 +55,8 @@ ids! {
     OperationId,
     /// A tenant.
     ProjectId,
+    /// A snapshot of an instance.
+    SnapshotId,
     /// An API token.
     TokenId,
     /// A volume of a project.

@@ -8,12 +8,14 @@
 //!     └── no room: stays, with the reason       │   restart policy  │         │
 //!                                               └──▶ starting …     └──── stopped ──▶ starting (start, restart policy)
 //!  any ──▶ deleting ──▶ (gone)       node silent: lost
+//!  running ──▶ hibernated (memory on disk, no process) ──▶ starting (start: goes on where it was) or stopped (stop: memory is dropped)
 //! ```
-//! `hibernated` and `migrating` are part of the vocabulary; nothing enters them yet.
+//! `migrating` is part of the vocabulary; nothing enters it yet.
 
 use crate::{
     Bytes, Digest, Generation, GroupMember, HealthCheck, HealthStatus, ImageId, Interface, Invalid, IoLimits, Metadata,
-    Name, NetworkMembership, NodeId, PublishedPort, Security, Size, Stdin, Timestamp, VolumeMount,
+    Name, NetworkMembership, NodeId, Origin, PublishedPort, Security, Size, SnapshotName, Stdin, Timestamp,
+    VolumeMount,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,6 +51,8 @@ pub enum Power {
     Paused,
     /// Not running; its disk stays.
     Stopped,
+    /// Not running; its memory stays too, on disk. VMs only.
+    Hibernated,
 }
 
 /// What happens when an instance ends by itself.
@@ -169,6 +173,10 @@ pub struct InstanceSpec {
     /// Seconds between the polite request to stop and the end; 10 for containers and 60 for VMs if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<u32>,
+    /// The snapshot that it is made from, instead of from the image alone: `INSTANCE/SNAPSHOT`. It goes on with the snapshot's memory if
+    /// there is any, with an identity of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<SnapshotName>,
     /// Containers only.
     #[serde(default, skip_serializing_if = "ContainerOptions::is_default")]
     pub container: ContainerOptions,
@@ -393,6 +401,12 @@ pub struct InstanceStatus {
     /// The value of `spec.restart_count` that was carried out.
     #[serde(default)]
     pub restart_count: u64,
+    /// Where its data come from beside its image.
+    #[serde(default, skip_serializing_if = "Origin::is_default")]
+    pub origin: Origin,
+    /// The count of the last restore that was carried out.
+    #[serde(default)]
+    pub restores: u64,
     /// Grows with each placement, so that a node can refuse work from the past.
     #[serde(default)]
     pub fence: u64,

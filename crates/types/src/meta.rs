@@ -143,6 +143,8 @@ pub enum ObjectKind {
     Operation,
     /// A tenant.
     Project,
+    /// The state of an instance at one moment.
+    Snapshot,
     /// A key that opens a project's instances to SSH.
     SshKey,
     /// An API token.
@@ -162,6 +164,7 @@ impl fmt::Display for ObjectKind {
             Self::Node => "node",
             Self::Operation => "operation",
             Self::Project => "project",
+            Self::Snapshot => "snapshot",
             Self::SshKey => "ssh-key",
             Self::Token => "token",
             Self::Volume => "volume",

@@ -25,6 +25,14 @@ pub enum OperationKind {
     InstanceUpdate,
     /// Delete.
     InstanceDelete,
+    /// Bring back to a snapshot.
+    InstanceRestore,
+    /// Save to disk with its memory, and end.
+    InstanceHibernate,
+    /// Take a snapshot.
+    SnapshotCreate,
+    /// Remove a snapshot.
+    SnapshotDelete,
     /// Take an image in.
     ImageImport,
     /// Make an image from packages.
@@ -44,6 +52,10 @@ impl fmt::Display for OperationKind {
             Self::InstanceResume => "resume",
             Self::InstanceUpdate => "update",
             Self::InstanceDelete => "delete",
+            Self::InstanceRestore => "restore",
+            Self::InstanceHibernate => "hibernation",
+            Self::SnapshotCreate => "creation",
+            Self::SnapshotDelete => "deletion",
             Self::ImageImport => "import",
             Self::ImageBuild => "build",
             Self::ImagePull => "pull",

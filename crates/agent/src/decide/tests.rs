@@ -36,6 +36,7 @@ pub(crate) fn desired() -> DesiredInstance {
             publish: Vec::new(),
             node: None,
             stop_timeout: None,
+            template: None,
             container: ContainerOptions::default(),
             vm: VmOptions::default(),
         },
@@ -53,9 +54,11 @@ pub(crate) fn desired() -> DesiredInstance {
             egress: None,
             ingress: None,
         },
+        origin: Default::default(),
         deleting: false,
         restarts: 0,
         restart_count: 0,
+        restores: 0,
     }
 }
 
@@ -290,12 +293,23 @@ struct Model {
     process: Option<bool>,
     last_exit: Option<Exit>,
     starts: u32,
+    /// Its memory is on disk.
+    saved: bool,
 }
 
 impl Model {
     fn new() -> Self {
         let entry = Entry::new(desired());
-        Self { entry, seen: Seen::Unknown, gathered: false, now: now(), process: None, last_exit: None, starts: 0 }
+        Self {
+            entry,
+            seen: Seen::Unknown,
+            gathered: false,
+            now: now(),
+            process: None,
+            last_exit: None,
+            starts: 0,
+            saved: false,
+        }
     }
 
     fn next(&self) -> Step {
@@ -356,9 +370,11 @@ impl Model {
                     self.process = Some(false);
                     self.starts += 1;
                     self.seen = Seen::Running;
+                    self.saved = false;
                     self.entry.started = Some(self.now);
                 }
                 self.entry.phase = Phase::Running;
+                self.entry.hibernated = false;
             }
             Step::Reattach => self.entry.attachment = Some(attachment(&self.entry.desired.nic)),
             Step::Adjust => self.entry.runs_with = Some(self.entry.desired.spec.clone()),
@@ -366,7 +382,28 @@ impl Model {
                 self.process = self.process.map(|_| *step == Step::Pause);
                 self.seen = self.truth();
             }
+            Step::Hibernate => {
+                if self.process.is_some() {
+                    self.end(0);
+                    self.saved = true;
+                }
+                self.entry.hibernated = self.saved;
+                self.entry.phase = Phase::Stopped;
+                self.entry.caught_up = self.entry.desired.generation;
+                self.seen = Seen::Ended(None);
+            }
+            Step::Restore => {
+                self.saved = false;
+                self.entry.restores = self.entry.desired.origin.restores();
+                self.entry.hibernated = false;
+                if !matches!(self.entry.phase, Phase::New | Phase::Starting) {
+                    self.entry.phase = Phase::Stopped;
+                }
+                self.entry.prepared = None;
+            }
             Step::Stop { then, .. } => {
+                self.saved = false;
+                self.entry.hibernated = false;
                 self.entry.phase = Phase::Stopping(*then);
                 self.end(143);
                 if dies {
@@ -426,6 +463,7 @@ enum Happening {
     Ends(i32),
     Power(Power),
     Restart,
+    Restore,
     NewSpec,
     NewPorts,
     Minute,
@@ -436,8 +474,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => any::<bool>().prop_map(|dies| Happening::Step { dies }),
         2 => Just(Happening::Crash),
         1 => (0..2).prop_map(Happening::Ends),
-        1 => prop_oneof![Just(Power::Running), Just(Power::Paused), Just(Power::Stopped)].prop_map(Happening::Power),
+        1 => prop_oneof![Just(Power::Running), Just(Power::Paused), Just(Power::Stopped), Just(Power::Hibernated)].prop_map(Happening::Power),
         1 => Just(Happening::Restart),
+        1 => Just(Happening::Restore),
         1 => Just(Happening::NewSpec),
         1 => Just(Happening::NewPorts),
         1 => Just(Happening::Minute),
@@ -460,6 +499,12 @@ impl Model {
             }
             Happening::Power(power) => self.entry.desired.spec.power = *power,
             Happening::Restart => self.entry.desired.spec.restart_count += 1,
+            Happening::Restore => {
+                let count = self.entry.desired.origin.restores() + 1;
+                let snapshot = yun_types::SnapshotId(uuid::Uuid::nil());
+                let name = "before".parse().unwrap();
+                self.entry.desired.origin.restore = Some(yun_types::Restore { count, snapshot, name, memory: false });
+            }
             Happening::NewSpec => self.entry.desired.generation = self.entry.desired.generation.next(),
             Happening::NewPorts => self.entry.desired.nic.publish.push("8080:80".parse().unwrap()),
             Happening::Minute => self.now = after(self.now, Duration::from_secs(60)),
@@ -478,7 +523,12 @@ proptest! {
         }
         model.converge()?;
         match model.entry.desired.spec.power {
-            Power::Stopped => prop_assert_eq!((model.process, model.entry.phase), (None, Phase::Stopped)),
+            Power::Stopped => prop_assert_eq!((model.process, model.entry.phase, model.saved), (None, Phase::Stopped, false)),
+            // One that ended before had nothing to keep.
+            Power::Hibernated => {
+                prop_assert_eq!((model.process, model.entry.phase), (None, Phase::Stopped));
+                prop_assert_eq!(model.entry.hibernated, model.saved);
+            }
             _ if policy == "always" => {
                 prop_assert_eq!(model.process, Some(model.entry.desired.spec.power == Power::Paused));
                 prop_assert_eq!(model.entry.attachment.as_ref().map(|attachment| &attachment.nic), Some(&model.entry.desired.nic));
@@ -487,6 +537,7 @@ proptest! {
                 prop_assert!(model.process.is_some() || model.entry.phase == Phase::Finished);
             }
         }
+        prop_assert_eq!(model.entry.restores, model.entry.desired.origin.restores());
         prop_assert_eq!(model.entry.restart_count.max(model.entry.desired.spec.restart_count), model.entry.desired.spec.restart_count);
         model.entry.desired.deleting = true;
         model.converge()?;

@@ -298,6 +298,9 @@ impl Bench {
     pub fn drivers(&self) -> Drivers {
         let (vm, container, image, network) = self.world.drivers();
         Drivers {
+            vm_snapshots: Arc::new(vm.clone()),
+            container_snapshots: Arc::new(container.clone()),
+            machines: Arc::new(vm.clone()),
             vm: Arc::new(vm),
             container: Arc::new(container),
             image: Arc::new(image),
@@ -377,9 +380,11 @@ impl Bench {
             spec: spec(kind, image),
             image: pin,
             nic,
+            origin: Default::default(),
             deleting: false,
             restarts: 0,
             restart_count: 0,
+            restores: 0,
         }
     }
 
@@ -433,6 +438,7 @@ pub fn spec(kind: InstanceKind, image: &str) -> InstanceSpec {
         publish: Vec::new(),
         node: None,
         stop_timeout: None,
+        template: None,
         container: ContainerOptions::default(),
         vm: VmOptions::default(),
     }

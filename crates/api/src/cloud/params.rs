@@ -58,7 +58,7 @@ pub struct ActionQuery {
 /// Where a stream of changes begins, and of what.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct WatchQuery {
-    /// The kind of object: one of `group`, `instance`, `image`, `network`, `node`, `operation`, `project`, `volume`.
+    /// The kind of object: one of `group`, `instance`, `image`, `network`, `node`, `operation`, `project`, `snapshot`, `volume`.
     pub kind: Option<ObjectKind>,
     /// The project; all that the caller may see if absent.
     pub project: Option<Name>,
@@ -260,6 +260,8 @@ pub enum InstanceAction {
     Pause,
     /// Let it go on.
     Resume,
+    /// Save it to disk with its memory, and end it. VMs only.
+    Hibernate,
 }
 
 impl std::fmt::Display for InstanceAction {
@@ -270,6 +272,7 @@ impl std::fmt::Display for InstanceAction {
             Self::Restart => "restart",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Hibernate => "hibernate",
         })
     }
 }

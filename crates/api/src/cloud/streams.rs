@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use yun_types::{Group, Image, Instance, Network, Node, Operation, Project, Timestamp, Volume};
+use yun_types::{Group, Image, Instance, Network, Node, Operation, Project, Snapshot, Timestamp, Volume};
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +37,8 @@ pub enum AnyObject {
     Operation(Operation),
     /// A project.
     Project(Project),
+    /// A snapshot.
+    Snapshot(Snapshot),
     /// A volume.
     Volume(Volume),
 }

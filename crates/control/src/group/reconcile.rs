@@ -194,7 +194,7 @@ async fn create(c: &Arc<Control>, group: &Group, slot: u32, revision: u64) -> Re
 /// Sends an instance away. One that somebody else has changed meanwhile is looked at again in the next pass.
 async fn remove(c: &Arc<Control>, row: &Row<InstanceRow>) -> Result<(), StoreError> {
     let after = instance::leaving(c, &row.value.0);
-    let txn = instance::add_write(Txn::new(), row, after.as_ref())?;
+    let txn = instance::add_write(c, Txn::new(), row, after.as_ref())?;
     let txn = operation::add_ends(c, txn, row, after.as_ref()).await?;
     match commit(&*c.store, txn).await {
         Ok(out) => {

@@ -5,7 +5,7 @@ use super::{
     etag::{tagged, wanted},
     idempotency::Turn,
     page::{self, Part},
-    query, socket,
+    query, snapshots, socket,
     visit::{Request, Visit},
 };
 use crate::{
@@ -561,6 +561,46 @@ impl CloudApi for ApiImpl {
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);
         let why = visit.enter().and_then(|_| group::ops::explain(visit.control, &visit.project, &target));
         visit.end(why, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn snapshot_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Snapshot>> {
+        list(&rqctx, query.into_inner(), |control| &control.snapshots).await
+    }
+
+    async fn instance_snapshot_list(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<ListQuery>,
+    ) -> Answer<Page<Snapshot>> {
+        snapshots::list(&rqctx, path.into_inner().instance, query.into_inner()).await
+    }
+
+    async fn snapshot_create(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<SnapshotCreate>,
+    ) -> Accepted {
+        let (target, project) = (path.into_inner().instance, query.into_inner().project);
+        snapshots::create(&rqctx, target, project, headers.into_inner(), body.into_inner()).await
+    }
+
+    async fn snapshot_get(rqctx: Request, path: Path<SnapshotPath>, query: Query<ScopeQuery>) -> Tagged<Snapshot> {
+        snapshots::get(&rqctx, path.into_inner(), query.into_inner().project).await
+    }
+
+    async fn snapshot_restore(
+        rqctx: Request,
+        path: Path<SnapshotPath>,
+        query: Query<RestoreQuery>,
+        headers: Header<CreateHeaders>,
+    ) -> Accepted {
+        snapshots::restore(&rqctx, path.into_inner(), query.into_inner(), headers.into_inner()).await
+    }
+
+    async fn snapshot_delete(rqctx: Request, path: Path<SnapshotPath>, query: Query<ScopeQuery>) -> Accepted {
+        snapshots::delete(&rqctx, path.into_inner(), query.into_inner().project).await
     }
 
     async fn image_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Image>> {

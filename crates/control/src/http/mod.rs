@@ -9,6 +9,7 @@ pub mod idempotency;
 mod log;
 pub(crate) mod page;
 mod query;
+mod snapshots;
 mod socket;
 pub(crate) mod visit;
 

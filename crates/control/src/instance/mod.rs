@@ -76,14 +76,20 @@ pub(crate) fn segments(instance: &Instance) -> [&str; 2] {
 }
 
 /// Adds a change of a stored instance: to `after`, or away with everything that is kept about it.
-pub(crate) fn add_write(txn: Txn, row: &Row<InstanceRow>, after: Option<&Instance>) -> Result<Txn, StoreError> {
+pub(crate) fn add_write(
+    c: &Control,
+    txn: Txn,
+    row: &Row<InstanceRow>,
+    after: Option<&Instance>,
+) -> Result<Txn, StoreError> {
     let at = segments(&row.value.0);
     let txn = txn.when(Table::<InstanceRow>::cmp_rev(&at, row.rev));
     Ok(match after {
         Some(after) => txn.then(Table::<InstanceRow>::op_put(&at, &InstanceRow(after.clone()))?),
         None => {
             let id = row.value.0.metadata.id.to_string();
-            txn.then(Table::<InstanceRow>::op_del(&at)).then(Table::<ExplanationRow>::op_del(&[&id]))
+            let txn = txn.then(Table::<InstanceRow>::op_del(&at)).then(Table::<ExplanationRow>::op_del(&[&id]));
+            crate::snapshot::add_removals(c, txn, &row.value.0)
         }
     })
 }
@@ -111,6 +117,7 @@ pub(crate) async fn catch_up(c: &Control, lost: &StoreError) -> Result<(), Store
     c.projects.cache.wait_for(rev).await?;
     c.networks.cache.wait_for(rev).await?;
     c.groups.cache.wait_for(rev).await?;
+    c.snapshots.cache.wait_for(rev).await?;
     c.volumes.cache.wait_for(rev).await?;
     c.images.cache.wait_for(rev).await
 }

@@ -3,6 +3,7 @@
 mod change;
 mod create;
 mod session;
+mod template;
 
 pub use change::{action, delete, update};
 pub use create::create;
@@ -108,8 +109,8 @@ pub(crate) fn refuse(refused: Refused) -> Refusal {
 }
 
 /// Refuses ports that another instance of the cloud has.
-pub(super) fn check_ports(pool: &Pool<'_>, wanted: &Instance) -> Result<(), Refusal> {
-    if wanted.spec.power == Power::Stopped {
+pub(crate) fn check_ports(pool: &Pool<'_>, wanted: &Instance) -> Result<(), Refusal> {
+    if matches!(wanted.spec.power, Power::Stopped | Power::Hibernated) {
         return Ok(());
     }
     let Some(taken) = yun_plan::ports::taken(&wanted.spec.publish, pool.others(wanted.metadata.id)) else {

@@ -191,7 +191,7 @@ fn wait(instance: &mut Instance, reason: &str, message: String) {
 
 /// Writes a change with the ends of its operations. `false` if somebody else was faster: the next pass looks again.
 async fn write(c: &Control, row: &Row<InstanceRow>, after: Option<Instance>) -> Result<bool, StoreError> {
-    let txn = add_write(Txn::new(), row, after.as_ref())?;
+    let txn = add_write(c, Txn::new(), row, after.as_ref())?;
     let txn = operation::add_ends(c, txn, row, after.as_ref()).await?;
     finish(c, txn).await
 }
@@ -223,7 +223,7 @@ async fn place_one(c: &Control, row: &Row<InstanceRow>) -> Result<bool, StoreErr
     let before = &row.value.0;
     let mut after = before.clone();
     let Some((decision, promise)) = decide(c, &mut after) else { return Ok(false) };
-    let mut txn = add_write(Txn::new(), row, Some(&after))?;
+    let mut txn = add_write(c, Txn::new(), row, Some(&after))?;
     let placed = after.status.node.is_some();
     if placed {
         let id = after.metadata.id.to_string();

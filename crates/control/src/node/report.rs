@@ -48,7 +48,7 @@ async fn apply_some(c: &Arc<Control>, node: NodeId, reports: &[InstanceReport]) 
         }
         let mut txn = Txn::new();
         for Changed { row, after } in changed.values() {
-            txn = add_write(txn, row, after.as_ref())?;
+            txn = add_write(c, txn, row, after.as_ref())?;
             txn = operation::add_ends(c, txn, row, after.as_ref()).await?;
             if after.is_none() {
                 give_back(c, &row.value.0);

@@ -153,12 +153,10 @@ pub fn view(c: &Control, row: &Row<OperationRow>) -> Operation {
 
 fn progress(c: &Control, operation: &Operation) -> Progress {
     match operation.spec.kind {
-        OperationKind::ImageImport | OperationKind::ImageBuild | OperationKind::ImagePull => {
-            match c.works.get(OperationId(operation.metadata.id)) {
-                Some(work) => work.progress().borrow().clone(),
-                None => operation.status.progress.clone(),
-            }
-        }
+        kind if yun_plan::operation::by_work(kind) => match c.works.get(OperationId(operation.metadata.id)) {
+            Some(work) => work.progress().borrow().clone(),
+            None => operation.status.progress.clone(),
+        },
         _ => {
             let row = target(c, operation);
             yun_plan::operation::progress(operation, row.as_ref().map(|row| &row.value.0))

@@ -153,7 +153,7 @@ async fn take_back(c: &Arc<Control>, row: &Row<OperationRow>) -> Result<(), Stor
                 marked.0.status = status;
             }
         }
-        txn = instance::add_write(txn, &launched, after.as_ref())?;
+        txn = instance::add_write(c, txn, &launched, after.as_ref())?;
         for other in running(c)
             .into_iter()
             .filter(|other| other.value.0.spec.target.id == launched.value.0.metadata.id && other.key != row.key)
@@ -173,7 +173,12 @@ async fn take_back(c: &Arc<Control>, row: &Row<OperationRow>) -> Result<(), Stor
 /// Who is told that an operation has ended may look at what it made at once: each cache follows the store on its own.
 async fn visible(c: &Control, rev: yun_store::Rev) {
     let all = async {
-        tokio::join!(c.images.cache.wait_for(rev), c.instances.cache.wait_for(rev), c.projects.cache.wait_for(rev))
+        tokio::join!(
+            c.images.cache.wait_for(rev),
+            c.instances.cache.wait_for(rev),
+            c.projects.cache.wait_for(rev),
+            c.snapshots.cache.wait_for(rev)
+        )
     };
     // A cache that hangs has troubles of its own, which it shows; the answer is true all the same.
     let _ = yun_engine::clock::within(&*c.clock, Duration::from_secs(2), all).await;

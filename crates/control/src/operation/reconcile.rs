@@ -10,7 +10,6 @@ use chrono::TimeDelta;
 use std::{sync::Arc, time::Duration};
 use yun_engine::reconcile::{PassReport, Reconcile, Schedule, run};
 use yun_store::{Row, StoreError, Table, Txn, commit};
-use yun_types::OperationKind;
 
 /// How many ended operations are kept.
 pub(super) const KEPT: usize = 1000;
@@ -52,7 +51,7 @@ pub(super) async fn settle_all(c: &Control) -> Result<usize, StoreError> {
     // An operation and its instance are written together: without this, the instance could seem to be gone before it came.
     c.instances.cache.wait_for(newest).await?;
     let mut ended = 0;
-    for row in rows.iter().filter(|row| !of_image(row)) {
+    for row in rows.iter().filter(|row| !yun_plan::operation::by_work(row.value.0.spec.kind)) {
         let instance = target(c, &row.value.0);
         let Some(status) =
             yun_plan::operation::settle(&row.value.0, instance.as_ref().map(|row| &row.value.0), c.clock.now())
@@ -70,10 +69,6 @@ pub(super) async fn settle_all(c: &Control) -> Result<usize, StoreError> {
         }
     }
     Ok(ended)
-}
-
-fn of_image(row: &Row<OperationRow>) -> bool {
-    matches!(row.value.0.spec.kind, OperationKind::ImageImport | OperationKind::ImageBuild | OperationKind::ImagePull)
 }
 
 pub(super) async fn forget_old(c: &Control) -> Result<usize, StoreError> {

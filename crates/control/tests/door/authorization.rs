@@ -36,6 +36,7 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         "task_list" | "pool_get" | "node_list" | "node_get" => CLOUD_VIEWERS,
         "group_list" | "group_get" | "group_explain" => VIEWERS,
         "group_create" | "group_update" | "group_delete" | "group_undo" => EDITORS,
+        "snapshot_list" | "instance_snapshot_list" | "snapshot_get" => VIEWERS,
         "project_get" | "instance_list" | "instance_get" | "instance_explain" | "instance_logs" | "image_list"
         | "image_get" | "image_export" | "image_export" | "network_list" | "network_get" | "ssh_key_list"
         | "ssh_key_get" | "volume_list" | "volume_get" | "operation_list" | "operation_get" => VIEWERS,
@@ -65,6 +66,9 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         | "volume_delete"
         | "volume_attach"
         | "volume_detach"
+        | "snapshot_create"
+        | "snapshot_restore"
+        | "snapshot_delete"
         | "operation_cancel" => EDITORS,
         "project_update" | "token_create" | "token_delete" => ADMINS,
         _ => return None,
@@ -114,6 +118,7 @@ fn body(operation: &str) -> Option<Value> {
         "instance_update" => json!({"spec": {"kind": "container", "image": "none"}}),
         "group_create" => json!({"name": "many", "spec": {"template": {"spec": {"image": "none"}}}}),
         "group_update" => json!({"spec": {"template": {"spec": {"image": "none"}}}}),
+        "snapshot_create" => json!({"name": "before"}),
         "image_create" => json!({"name": "base", "source": {"type": "url", "url": "http://127.0.0.1:9/none"}}),
         "node_update" => json!({"cordoned": true}),
         "network_create" => json!({"name": "back"}),
@@ -139,6 +144,7 @@ async fn call(world: &World, endpoint: &Endpoint, secret: &str) -> (u16, String)
         ("operation", &id),
         ("action", "start"),
         ("port", "80"),
+        ("snapshot", "before"),
         ("token", "victim"),
         ("name", "up"),
         ("command", "[\"true\"]"),

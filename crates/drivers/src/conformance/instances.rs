@@ -31,17 +31,21 @@ pub(super) async fn run(harness: &dyn Harness) {
 }
 
 /// One instance of a case.
-struct Subject<'a> {
+pub(super) struct Subject<'a> {
     harness: &'a dyn Harness,
-    kit: Kit,
-    order: DesiredInstance,
+    pub(super) kit: Kit,
+    pub(super) order: DesiredInstance,
     attachment: Attachment,
     handle: InstanceHandle,
 }
 
 impl<'a> Subject<'a> {
-    async fn prepared(harness: &'a dyn Harness, program: Program) -> Self {
-        let (kit, order) = (harness.kit().await, harness.instance(program));
+    pub(super) async fn prepared(harness: &'a dyn Harness, program: Program) -> Self {
+        Self::prepared_as(harness, harness.instance(program)).await
+    }
+
+    pub(super) async fn prepared_as(harness: &'a dyn Harness, order: DesiredInstance) -> Self {
+        let kit = harness.kit().await;
         let attachment = must("attach", kit.network.attach(order.id, order.kind, &order.nic).await);
         let handle = prepare(&kit, &order, &attachment).await;
         Self { harness, kit, order, attachment, handle }
@@ -53,11 +57,11 @@ impl<'a> Subject<'a> {
         subject
     }
 
-    async fn start(&mut self) {
+    pub(super) async fn start(&mut self) {
         self.handle = must("start", soon(self.harness, "start", self.kit.instance.start(&self.handle)).await);
     }
 
-    async fn seen(&self) -> Observed {
+    pub(super) async fn seen(&self) -> Observed {
         must("recover", soon(self.harness, "recover", self.kit.instance.recover(&self.handle)).await)
     }
 
@@ -68,19 +72,19 @@ impl<'a> Subject<'a> {
         }
     }
 
-    async fn stop(&self) -> Option<Exit> {
+    pub(super) async fn stop(&self) -> Option<Exit> {
         must("stop", soon(self.harness, "stop", self.kit.instance.stop(&self.handle, GRACE)).await)
     }
 
     /// A new process takes over.
-    async fn hand_over(&mut self) {
+    pub(super) async fn hand_over(&mut self) {
         self.kit = self.harness.kit().await;
         must("ensure by a new process", self.kit.network.ensure(&self.harness.network()).await);
         must("recover of the attachment", self.kit.network.recover(&self.attachment).await);
     }
 
     /// Ends the case: nothing may be left.
-    async fn remove(self) {
+    pub(super) async fn remove(self) {
         let id = self.order.id;
         must("remove", soon(self.harness, "remove", self.kit.instance.remove(id)).await);
         must("detach", self.kit.network.detach(id).await);

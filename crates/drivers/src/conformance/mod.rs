@@ -8,8 +8,9 @@
 mod images;
 mod instances;
 mod networks;
+mod snapshots;
 
-use crate::{DriverError, ImageDriver, InstanceDriver, NetworkDriver, Result};
+use crate::{DriverError, ImageDriver, InstanceDriver, NetworkDriver, Result, SnapshotDriver};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
@@ -31,6 +32,8 @@ pub struct Kit {
     pub image: Arc<dyn ImageDriver>,
     /// The networks.
     pub network: Arc<dyn NetworkDriver>,
+    /// The snapshots, if this kind has any.
+    pub snapshot: Option<Arc<dyn SnapshotDriver>>,
 }
 
 impl std::fmt::Debug for Kit {
@@ -69,6 +72,14 @@ pub trait Harness: Send + Sync {
     fn instance(&self, program: Program) -> DesiredInstance;
     /// Everything on the host that is left of an instance: processes, cgroups, mounts, directories, interfaces.
     async fn leftovers(&self, id: InstanceId) -> Vec<String>;
+    /// Writes a word into the data of an instance that is prepared and does not run. For snapshots.
+    async fn mark(&self, id: InstanceId, word: &str) {
+        panic!("this host cannot write {word} into instance {id}");
+    }
+    /// The word that was written last.
+    async fn marked(&self, id: InstanceId) -> String {
+        panic!("this host cannot read the data of instance {id}");
+    }
     /// How long a case waits for what should happen soon.
     fn patience(&self) -> Duration {
         Duration::from_secs(20)
@@ -84,6 +95,12 @@ pub async fn run(harness: &dyn Harness) {
     images::run(harness).await;
     networks::run(harness).await;
     instances::run(harness).await;
+    snapshots::run(harness).await;
+}
+
+/// Runs the cases about snapshots.
+pub async fn run_snapshots(harness: &dyn Harness) {
+    snapshots::run(harness).await;
 }
 
 /// Runs the cases about images.

@@ -17,7 +17,7 @@ use yun_types::{Accel, DesiredInstance, DriverFacts, Exit, InstanceId, InstanceK
 /// Instances of one kind.
 #[derive(Debug, Clone)]
 pub struct FakeInstances {
-    world: World,
+    pub(super) world: World,
     kind: InstanceKind,
 }
 
@@ -50,6 +50,9 @@ impl FakeInstances {
             state.next_run += 1;
             body.run = Some(super::Run { number, since: now, paused: false });
             body.ended = None;
+            if std::mem::take(&mut body.holdings.memory) {
+                body.holdings.resumed += 1;
+            }
             *state.starts.entry(id).or_default() += 1;
             Ok(Some(number))
         })
@@ -165,6 +168,7 @@ impl InstanceDriver for FakeInstances {
             ));
         }
         self.world.change(|state| {
+            let seed = state.seeds.remove(&id);
             let body = state.bodies.entry(id).or_insert_with(|| Body {
                 kind: self.kind,
                 desired: instance.clone(),
@@ -172,7 +176,11 @@ impl InstanceDriver for FakeInstances {
                 run: None,
                 ended: None,
                 log: Vec::new(),
+                holdings: Default::default(),
             });
+            if let Some((data, memory)) = seed {
+                (body.holdings.data, body.holdings.memory) = (data, memory);
+            }
             if body.desired.generation <= instance.generation {
                 body.desired = instance.clone();
             }
@@ -250,6 +258,12 @@ impl InstanceDriver for FakeInstances {
     async fn stop(&self, handle: &InstanceHandle, grace: Duration) -> Result<Option<Exit>> {
         let id = handle.id;
         self.world.enter(Call::Stop, Some(id)).await?;
+        // Who stops wants no memory of before.
+        self.world.change(|state| {
+            if let Some(body) = state.bodies.get_mut(&id) {
+                body.holdings.memory = false;
+            }
+        });
         if self.world.is_running(id) {
             let deaf = self.world.lock().behaviour(id).deaf;
             let mut code = 143;
@@ -281,6 +295,7 @@ impl InstanceDriver for FakeInstances {
     async fn remove(&self, id: InstanceId) -> Result<()> {
         self.world.enter(Call::Remove, Some(id)).await?;
         self.world.change(|state| {
+            state.seeds.remove(&id);
             if state.bodies.get(&id).is_some_and(|body| body.kind == self.kind) {
                 state.bodies.remove(&id);
             }

@@ -11,6 +11,7 @@ mod images;
 mod instances;
 mod network;
 mod sftp;
+mod snapshots;
 mod volumes;
 
 pub use images::FakeImages;
@@ -62,6 +63,12 @@ pub enum Call {
     ImageVerify,
     ImageList,
     ImageRemove,
+    Hibernate,
+    SnapshotTake,
+    SnapshotRestore,
+    SnapshotSeed,
+    SnapshotRemove,
+    SnapshotList,
     NetworkProbe,
     NetworkEnsure,
     NetworkRemove,
@@ -184,6 +191,7 @@ struct State {
     calls: BTreeMap<Call, u32>,
     starts: BTreeMap<InstanceId, u32>,
     prepared_live: BTreeMap<InstanceId, u32>,
+    seeds: snapshots::Seeds,
 }
 
 /// An instance, as the host has it.
@@ -196,6 +204,7 @@ struct Body {
     /// Present once it has run: how it ended last, if anybody knows.
     ended: Option<Option<Exit>>,
     log: Vec<LogLine>,
+    holdings: snapshots::Holdings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,6 +311,14 @@ impl World {
             }
         });
     }
+    /// The instance's disk holds this now. Nothing happens if it is not here.
+    pub fn write_data(&self, id: InstanceId, data: &str) {
+        self.change(|state| {
+            if let Some(body) = state.bodies.get_mut(&id) {
+                body.holdings.data = data.to_owned();
+            }
+        });
+    }
     /// The instance writes a line.
     pub fn write_log(&self, id: InstanceId, text: &str) {
         let at = Some(self.inner.clock.now());
@@ -352,6 +369,14 @@ impl World {
     /// True while its process is frozen.
     pub fn is_paused(&self, id: InstanceId) -> bool {
         self.lock().bodies.get(&id).and_then(|body| body.run).is_some_and(|run| run.paused)
+    }
+    /// What is on its disk.
+    pub fn data(&self, id: InstanceId) -> Option<String> {
+        self.lock().bodies.get(&id).map(|body| body.holdings.data.clone())
+    }
+    /// How often a start of it went on with its memory.
+    pub fn resumed(&self, id: InstanceId) -> u32 {
+        self.lock().bodies.get(&id).map_or(0, |body| body.holdings.resumed)
     }
     /// What it was last prepared for.
     pub fn prepared(&self, id: InstanceId) -> Option<DesiredInstance> {

@@ -204,9 +204,11 @@ pub(super) mod tests {
             spec: serde_json::from_value(spec).unwrap(),
             image: ImagePin { id: ImageId(uuid::Uuid::from_u128(8)), name: "small".into(), digest },
             nic: nic(),
+            origin: Default::default(),
             deleting: false,
             restarts: 0,
             restart_count: 0,
+            restores: 0,
         }
     }
 

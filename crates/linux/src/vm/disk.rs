@@ -108,7 +108,7 @@ pub(super) async fn grow(files: &Files, name: &Name, to: Bytes) -> Result<()> {
         .map_err(|e| failed(name, "grow", e))
 }
 
-fn failed(name: &Name, verb: &str, error: DriverError) -> DriverError {
+pub(super) fn failed(name: impl std::fmt::Display, verb: &str, error: DriverError) -> DriverError {
     if error.reason != "ProgramFailed" {
         return error;
     }

@@ -9,6 +9,10 @@
 //!                events.json   QEMU's own journal of the last run
 //!                qemu.log      what QEMU printed in the last run
 //!                console.log   the serial console of all runs
+//!                resume.json   there is a memory that the next start goes on with, and what it needs for that
+//!                memory        that memory
+//!                identity      the guest that goes on with it was another one's: it must be told who it is; the addresses that it knows
+//!                snapshots/ID/ what it was at one moment (module `snapshot`)
 //! i/SHORT/       qmp serial agent pid hello      sockets of the running QEMU
 //! ```
 
@@ -75,6 +79,12 @@ pub(super) struct Connection {
     pub(super) mac: String,
     /// The guest's address.
     pub(super) address: Ipv4Addr,
+    /// The size of the network, if it was written down.
+    #[serde(default)]
+    pub(super) prefix: Option<u8>,
+    /// The way out, if it was written down.
+    #[serde(default)]
+    pub(super) gateway: Option<Ipv4Addr>,
     /// The largest packet.
     pub(super) mtu: u16,
 }
@@ -133,6 +143,18 @@ impl Files {
     pub(super) fn console_log(&self) -> PathBuf {
         self.dir.join("console.log")
     }
+    pub(super) fn resume(&self) -> PathBuf {
+        self.dir.join("resume.json")
+    }
+    pub(super) fn memory(&self) -> PathBuf {
+        self.dir.join("memory")
+    }
+    pub(super) fn identity(&self) -> PathBuf {
+        self.dir.join("identity")
+    }
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.dir.join("snapshots")
+    }
     pub(super) fn qmp(&self) -> PathBuf {
         self.run.join("qmp")
     }
@@ -188,6 +210,11 @@ impl Files {
         write_json(&self.dir.join("fittings.json"), fittings)
     }
 
+    /// Keeps that the guest which goes on must be told who it is, with the hardware addresses that it knows.
+    pub(super) fn write_identity(&self, macs: &[String]) -> Result<()> {
+        write_json(&self.identity(), &macs)
+    }
+
     /// The last run. A record that cannot be read is one that a crash of the host cut short: nothing runs since then.
     pub(super) fn last_run(&self) -> Option<Run> {
         read_json(&self.dir.join("run.json")).ok()
@@ -205,12 +232,12 @@ impl Files {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     serde_json::from_slice(&std::fs::read(path)?).map_err(io::Error::from)
 }
 
 /// Writes all of it or nothing: readers see the old content or the new.
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let wrong = |e: io::Error| DriverError::io(format!("write {}", path.display()), e);
     let bytes = serde_json::to_vec_pretty(value).map_err(|e| wrong(e.into()))?;
     replace(path, &bytes).map_err(wrong)

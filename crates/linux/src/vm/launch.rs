@@ -5,7 +5,7 @@ use super::{
     engine::{Version, missing, start_failure},
     files::{Files, Plan},
     journal::HELLO,
-    plug,
+    memory, plug,
     process::Process,
 };
 use nix::{
@@ -59,7 +59,7 @@ const TRANSLATION_MIB: u32 = 256;
 /// saves a quarter of a second of each boot; the slots for later devices work the same, since the kernel sets up what this firmware leaves.
 const SHORT_FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
 
-/// QEMU's arguments.
+/// QEMU's arguments. One that waits for a memory executes nothing until it has been given one.
 pub(super) fn arguments(plan: &Plan, files: &Files, on: Circumstances) -> Vec<String> {
     let mut args = Arguments(Vec::new());
     args.add("-name", format!("guest={},debug-threads=on", plan.name));
@@ -75,11 +75,13 @@ pub(super) fn arguments(plan: &Plan, files: &Files, on: Circumstances) -> Vec<St
     channels(&mut args, files, on);
     disks(&mut args, plan, files, on);
     network(&mut args, plan, on);
-    let fittings = files.fittings();
-    for slot in 0..plug::slots(&fittings) {
-        args.add("-device", format!("pcie-root-port,id=slot{slot},chassis={},bus=pcie.0", slot + 1));
+    let resume = memory::wanted(files);
+    plug::arguments(&mut args, &files.fittings(), resume.as_ref().map(|resume| &resume.layout), on);
+    // New with each start: a guest that goes on with a memory that was used before draws new random numbers then.
+    args.add("-device", "vmgenid,guid=auto");
+    if resume.is_some() {
+        args.add("-incoming", "defer");
     }
-    plug::arguments(&mut args, &fittings, on);
     boot(&mut args, plan, on);
     args.0
 }
@@ -260,7 +262,11 @@ pub(super) fn check(plan: &Plan, files: &Files) -> Result<()> {
             return Err(DriverError::unavailable("TapMissing", message));
         }
     }
-    plug::check(name.as_str(), &files.fittings())?;
+    let fittings = files.fittings();
+    plug::check(name.as_str(), &fittings)?;
+    if let Some(resume) = memory::wanted(files) {
+        plug::check_layout(name.as_str(), &resume.layout, &fittings)?;
+    }
     let direct = plan.kernel.iter().flat_map(|boot| std::iter::once(&boot.kernel).chain(&boot.initrd));
     for path in direct.chain(&plan.base).chain(&[files.disk(), files.cidata()]) {
         if let Err(e) = std::fs::File::open(path) {
@@ -337,7 +343,15 @@ mod tests {
         let mut plan = plan();
         let tap = "yt-not-here".to_owned();
         let (network, address) = (NetworkId(uuid::Uuid::from_u128(9)), "10.77.3.5".parse().unwrap());
-        plan.network = Some(Connection { network, tap, mac: "02:00:00:00:00:05".into(), address, mtu: 1450 });
+        plan.network = Some(Connection {
+            network,
+            tap,
+            mac: "02:00:00:00:00:05".into(),
+            address,
+            prefix: Some(24),
+            gateway: None,
+            mtu: 1450,
+        });
         assert!(line(&plan, Accel::Tcg).contains("tap,id=net,ifname=yt-not-here,script=no,downscript=no\n"));
         assert!(line(&plan, Accel::Tcg).contains("mac=02:00:00:00:00:05,host_mtu=1450,romfile="));
         let error = check(&plan, &Files { dir: "/state".into(), run: "/run".into() }).unwrap_err();

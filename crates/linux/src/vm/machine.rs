@@ -7,7 +7,7 @@ use super::{
     files::{Files, Plan, Run},
     guest, launch,
     launch::Circumstances,
-    log,
+    log, memory,
     process::{Held, Process, boot_id},
     qmp::{Qmp, QmpError},
     share, watch,
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::{
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -48,7 +48,7 @@ pub(super) struct Machine {
     pub(super) files: Files,
     pub(super) console: Console,
     /// Held by what prepares, starts and removes: one at a time.
-    pub(super) change: tokio::sync::Mutex<()>,
+    pub(super) change: Arc<tokio::sync::Mutex<()>>,
     /// QEMU serves one client at a time.
     monitor: tokio::sync::Mutex<()>,
     watch: Mutex<Option<Watch>>,
@@ -60,7 +60,7 @@ impl Machine {
             id,
             files: Files::of(host, id),
             console: Console::default(),
-            change: tokio::sync::Mutex::new(()),
+            change: Arc::default(),
             monitor: tokio::sync::Mutex::new(()),
             watch: Mutex::new(None),
         }
@@ -154,6 +154,11 @@ impl Machine {
         self.ask(ANSWER_LIMIT, async |qmp| qmp.execute(command, arguments).await).await
     }
 
+    /// The run state, in QEMU's words.
+    pub(super) async fn status(&self) -> Result<String, QmpError> {
+        self.ask(ANSWER_LIMIT, async |qmp| qmp.status().await).await
+    }
+
     /// A command that somebody asked for by name.
     pub(super) async fn required(&self, verb: &str, command: &str) -> Result<()> {
         if self.current().is_none() {
@@ -185,7 +190,8 @@ impl Machine {
         }
         self.follow(&run, None);
         match status.as_deref() {
-            Ok("paused" | "suspended") => Observed::Paused { since: run.since },
+            // Saved by a process that went away before it let the guest go on.
+            Ok("paused" | "suspended" | "postmigrate" | "finish-migrate") => Observed::Paused { since: run.since },
             // A QEMU that is too busy to answer is one that runs.
             _ => Observed::Running { since: run.since },
         }
@@ -204,7 +210,11 @@ impl Machine {
             self.kill(&run).await?;
             return Err(error);
         }
-        match self.executes(over).await {
+        let begun = match self.executes(over).await {
+            Ok(()) => memory::go_on(self).await,
+            Err(error) => Err(error),
+        };
+        match begun {
             Ok(()) => Ok(run),
             Err(error) => {
                 self.kill(&run).await?;

@@ -12,14 +12,18 @@ mod disk;
 mod engine;
 mod files;
 mod guest;
+mod identity;
 mod journal;
+mod keep;
 mod launch;
 mod log;
 mod machine;
+mod memory;
 mod plug;
 mod process;
 mod qmp;
 mod share;
+mod snapshot;
 mod socket;
 mod watch;
 
@@ -193,6 +197,8 @@ fn connection_of(instance: &DesiredInstance, attachment: &Attachment) -> Result<
         tap: interface.clone(),
         mac: nic.mac.clone(),
         address: nic.address,
+        prefix: Some(attachment.cidr.prefix_len()),
+        gateway: Some(attachment.gateway),
         mtu: attachment.mtu,
     })
 }
@@ -260,6 +266,12 @@ impl InstanceDriver for VmDriver {
         let machine = self.machine(handle.id);
         let _turn = machine.change.lock().await;
         let plan = machine.files.plan()?;
+        if let Some(run) = machine.current()
+            && machine.files.resume().exists()
+        {
+            // Cut short while it was given its memory: that is done again from the beginning.
+            machine.kill(&run).await?;
+        }
         if let Some(run) = machine.current() {
             let over = machine.follow(&run, None);
             machine.files.write_run(&run)?;
@@ -272,6 +284,7 @@ impl InstanceDriver for VmDriver {
         }
         let (qemu, verdict) = self.facts().await?;
         machine.files.make()?;
+        let plan = memory::fit(&machine.files, plan);
         launch::check(&plan, &machine.files)?;
         let on = Circumstances::of(verdict.accel, *qemu, &machine.files);
         let run = machine.start(&self.host, self.program(), &plan, on).await?;
@@ -285,7 +298,7 @@ impl InstanceDriver for VmDriver {
         // Without a network there is nobody to ask.
         let Some(network) = &plan.network else { return Ok(()) };
         tokio::select! {
-            () = answer::wait(&self.host, network) => Ok(()),
+            answered = identity::then_answer(&self.host, &machine, &plan, network, deadline) => answered,
             () = machine.ended() => {
                 let name = &plan.name;
                 let tail = log::last_lines(&machine.files.console_log(), 8);
@@ -313,15 +326,22 @@ impl InstanceDriver for VmDriver {
         }
         machine.end().await?;
         machine.ended().await;
+        // Who stops it wants no memory of it.
+        memory::forget(&machine.files)?;
         Ok(machine.last_exit())
     }
 
     async fn pause(&self, handle: &InstanceHandle) -> Result<()> {
-        self.machine(handle.id).required("pause", "stop").await
+        let machine = self.machine(handle.id);
+        let _turn = machine.change.lock().await;
+        machine.required("pause", "stop").await
     }
 
     async fn resume(&self, handle: &InstanceHandle) -> Result<()> {
-        self.machine(handle.id).required("resume", "cont").await
+        let machine = self.machine(handle.id);
+        let _turn = machine.change.lock().await;
+        memory::spend(&machine.files)?;
+        machine.required("resume", "cont").await
     }
 
     async fn remove(&self, id: InstanceId) -> Result<()> {

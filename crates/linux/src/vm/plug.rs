@@ -3,15 +3,23 @@
 //! Each is a device behind a port of the PCI Express bus of its own, so that it can be pulled while the guest runs. Its id says what it is:
 //! `vol-…` and `nic-N`; QEMU itself is asked which there are, so a call that is made again after a crash finds out how far the last one
 //! came. What is to be plugged in is written down first, and what was pulled is forgotten last.
+//!
+//! A guest that goes on with a memory looks for its devices where they were: what was where is a *layout*. Interfaces are told apart there
+//! by their order, since a machine that was made from another one's memory has others, and as many. What came since is plugged in afterwards.
 
 use super::{
-    files::Files,
+    files::{Files, Plan},
     launch::{Arguments, Circumstances},
     machine::Machine,
     qmp::QmpError,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 use tokio::time::{Instant, sleep};
 use yun_drivers::{Attachment, DriverError, ErrorKind, FittedVolume, Fittings, Port, Result};
 use yun_types::VolumeKind;
@@ -25,9 +33,116 @@ const LET_GO: Duration = Duration::from_secs(30);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How many ports the bus has in this run.
-pub(super) fn slots(fittings: &Fittings) -> usize {
+/// What was plugged in where, when a memory was written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Layout {
+    /// How many ports the bus had.
+    pub(super) ports: usize,
+    /// The ports of volumes, by their devices' ids.
+    pub(super) volumes: BTreeMap<String, usize>,
+    /// The ports of the interfaces after the first, in their order.
+    pub(super) interfaces: Vec<usize>,
+    /// The hardware addresses of all interfaces, in their order.
+    pub(super) macs: Vec<String>,
+}
+
+/// How many ports the bus has in a run that no memory decides about.
+fn slots(fittings: &Fittings) -> usize {
     (fittings.volumes.len() + fittings.interfaces.len() + SPARE).min(MOST)
+}
+
+/// The ports of the bus in this run, and what is plugged into which from the start.
+fn places<'a>(fittings: &'a Fittings, layout: Option<&Layout>) -> (usize, Vec<(Device<'a>, usize)>) {
+    let volumes = fittings.volumes.iter().map(Device::Volume);
+    let interfaces = in_order(fittings).into_iter().map(Device::Interface);
+    let Some(layout) = layout else {
+        let ports = slots(fittings);
+        return (ports, volumes.chain(interfaces).zip(0..ports).collect());
+    };
+    let volumes = volumes.filter_map(|device| Some((device, *layout.volumes.get(&device.id())?)));
+    let interfaces = interfaces.zip(layout.interfaces.iter().copied());
+    (layout.ports, volumes.chain(interfaces).collect())
+}
+
+pub(super) fn in_order(fittings: &Fittings) -> Vec<&Attachment> {
+    let mut interfaces: Vec<&Attachment> = fittings.interfaces.iter().collect();
+    interfaces.sort_by_key(|attachment| attachment.nic.index);
+    interfaces
+}
+
+/// What goes into one port.
+#[derive(Debug, Clone, Copy)]
+enum Device<'a> {
+    Volume(&'a FittedVolume),
+    Interface(&'a Attachment),
+}
+
+impl Device<'_> {
+    fn id(&self) -> String {
+        match self {
+            Self::Volume(volume) => volume_id(volume),
+            Self::Interface(attachment) => nic_id(attachment),
+        }
+    }
+}
+
+/// The hardware addresses of all interfaces, in their order.
+pub(super) fn macs(plan: &Plan, fittings: &Fittings) -> Vec<String> {
+    let first = plan.network.iter().map(|network| network.mac.clone());
+    first.chain(in_order(fittings).into_iter().map(|attachment| attachment.nic.mac.clone())).collect()
+}
+
+/// What is plugged in where now.
+pub(super) async fn layout(machine: &Machine, plan: &Plan) -> Result<Layout> {
+    let fittings = machine.files.fittings();
+    let there = devices(machine).await?;
+    let ports = there.iter().filter(|id| id.starts_with("slot")).count();
+    let mut layout = Layout { ports, macs: macs(plan, &fittings), ..Layout::default() };
+    for volume in fittings.volumes.iter().map(volume_id).filter(|id| there.contains(id)) {
+        let port = port_of(machine, &volume).await?;
+        layout.volumes.insert(volume, port);
+    }
+    for interface in in_order(&fittings).into_iter().map(nic_id) {
+        layout.interfaces.push(port_of(machine, &interface).await?);
+    }
+    Ok(layout)
+}
+
+/// The port that a device is in: its bus is called like the port.
+async fn port_of(machine: &Machine, id: &str) -> Result<usize> {
+    let what = json!({"path": format!("/machine/peripheral/{id}"), "property": "parent_bus"});
+    let answer = machine.command("qom-get", what).await.map_err(|e| machine.failed("look at the devices of", e))?;
+    let bus = answer.as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    bus.strip_prefix("slot").and_then(|number| number.parse().ok()).ok_or_else(|| {
+        let message = format!("cannot find out where {id} is plugged into VM {}: QEMU says {answer}", machine.name());
+        DriverError::new(ErrorKind::Internal, "UnknownPort", message)
+    })
+}
+
+/// Refuses a memory in which there is something that is not there any more.
+pub(super) fn check_layout(name: &str, layout: &Layout, fittings: &Fittings) -> Result<()> {
+    let there: BTreeSet<String> = fittings.volumes.iter().map(volume_id).collect();
+    let lost = layout.volumes.keys().find(|id| !there.contains(*id));
+    let why = match lost {
+        Some(volume) => format!("it had the volume {}… then, and has not now", &volume["vol-".len()..]),
+        None if layout.interfaces.len() > fittings.interfaces.len() => format!(
+            "it was in {} networks then, and is in {} now",
+            layout.interfaces.len() + 1,
+            fittings.interfaces.len() + 1
+        ),
+        None => {
+            let had = layout.volumes.len() + layout.interfaces.len();
+            let more = fittings.volumes.len() + fittings.interfaces.len() - had;
+            if more <= layout.ports.saturating_sub(had) {
+                return Ok(());
+            }
+            format!("{more} more devices are plugged in now, and it had {} free ports then", layout.ports - had)
+        }
+    };
+    let message = format!(
+        "VM {name} cannot go on with its memory: {why}; plug in what it had (yun volume attach, yun network attach), or start it without its memory: yun stop {name} drops that, and yun start {name} boots it"
+    );
+    Err(DriverError::bad_request("DevicesChanged", message))
 }
 
 fn volume_id(volume: &FittedVolume) -> String {
@@ -83,15 +198,22 @@ fn line(attachment: &Attachment, vhost: bool) -> Value {
 }
 
 /// The arguments that plug everything in from the start.
-pub(super) fn arguments(args: &mut Arguments, fittings: &Fittings, on: Circumstances) {
-    let mut slot = 0..slots(fittings);
-    for (volume, slot) in fittings.volumes.iter().zip(&mut slot) {
-        args.add("-blockdev", backend(volume).to_string());
-        args.add("-device", disk(volume, slot).to_string());
+pub(super) fn arguments(args: &mut Arguments, fittings: &Fittings, layout: Option<&Layout>, on: Circumstances) {
+    let (ports, places) = places(fittings, layout);
+    for port in 0..ports {
+        args.add("-device", format!("pcie-root-port,id=slot{port},chassis={},bus=pcie.0", port + 1));
     }
-    for (attachment, slot) in fittings.interfaces.iter().zip(&mut slot) {
-        args.add("-netdev", line(attachment, on.vhost).to_string());
-        args.add("-device", card(attachment, slot).to_string());
+    for (device, port) in places {
+        match device {
+            Device::Volume(volume) => {
+                args.add("-blockdev", backend(volume).to_string());
+                args.add("-device", disk(volume, port).to_string());
+            }
+            Device::Interface(attachment) => {
+                args.add("-netdev", line(attachment, on.vhost).to_string());
+                args.add("-device", card(attachment, port).to_string());
+            }
+        }
     }
 }
 
@@ -277,6 +399,7 @@ mod tests {
         arguments(
             &mut args,
             &fittings,
+            None,
             Circumstances {
                 accel: yun_types::Accel::Tcg,
                 direct: false,
@@ -288,6 +411,32 @@ mod tests {
         let text = args.0.join("\n");
         assert!(text.contains(r#""bus":"slot1""#) && text.contains(r#""filename":"/v/disk, old.raw""#), "{text}");
         assert!(text.contains(r#""read-only":true"#) && text.contains(r#""serial":"a""#), "{text}");
+    }
+
+    #[test]
+    fn a_memory_finds_its_devices_where_they_were() {
+        let (old, new) =
+            (volume("a"), FittedVolume { id: VolumeId(uuid::Uuid::from_u128(0xdef << 96)), ..volume("b") });
+        let card = |index| Attachment {
+            nic: yun_types::Nic { index, ..crate::vm::cidata::tests::attachment().nic },
+            ..crate::vm::cidata::tests::attachment()
+        };
+        let fittings = Fittings { volumes: vec![new, old.clone()], interfaces: vec![card(7), card(3)] };
+        let volumes = BTreeMap::from([(volume_id(&old), 5)]);
+        let layout = Layout { ports: 6, volumes, interfaces: vec![2], macs: vec![] };
+        let (ports, places) = places(&fittings, Some(&layout));
+        let places: Vec<_> = places.iter().map(|(device, port)| (device.id(), *port)).collect();
+        // What came since waits.
+        assert_eq!((ports, places), (6, vec![(volume_id(&old), 5), ("nic-3".to_owned(), 2)]));
+        check_layout("vm1", &layout, &fittings).unwrap();
+        let error = check_layout("vm1", &layout, &Fittings { volumes: vec![], ..fittings }).unwrap_err();
+        assert!(
+            error.message.contains("it had the volume 00000000") && error.message.contains("yun volume attach"),
+            "{error}"
+        );
+        let fewer = Fittings { volumes: vec![old], interfaces: vec![] };
+        let error = check_layout("vm1", &layout, &fewer).unwrap_err();
+        assert!(error.message.contains("was in 2 networks then, and is in 1 now"), "{error}");
     }
 
     #[test]

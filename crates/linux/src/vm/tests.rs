@@ -27,6 +27,11 @@ fn image() -> LocalImage {
     }
 }
 
+/// A plan as tests want it.
+pub(super) fn plan_for(instance: &DesiredInstance) -> Plan {
+    plan_of(instance, &image(), None).unwrap()
+}
+
 fn driver(program: &str) -> (tempfile::TempDir, VmDriver) {
     let root = tempfile::tempdir().unwrap();
     let host = Host::open(root.path()).unwrap();

@@ -258,6 +258,7 @@ pub fn order(id: InstanceId, script: &str) -> DesiredInstance {
             publish: vec![],
             node: None,
             stop_timeout: None,
+            template: None,
             container: ContainerOptions { command: Some(command), env: BTreeMap::new(), ..Default::default() },
             vm: VmOptions::default(),
         },
@@ -275,9 +276,11 @@ pub fn order(id: InstanceId, script: &str) -> DesiredInstance {
             egress: None,
             ingress: None,
         },
+        origin: Default::default(),
         deleting: false,
         restarts: 0,
         restart_count: 0,
+        restores: 0,
     }
 }
 

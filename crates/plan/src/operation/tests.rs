@@ -232,3 +232,53 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_restore_ends_when_the_node_has_carried_it_out() {
+    let mut web = samples::instance("web");
+    let restore = samples::operation(Kind::InstanceRestore, &web);
+    web.metadata.generation = Generation(2);
+    web.status.origin.restore = Some(yun_types::Restore {
+        count: 3,
+        snapshot: yun_types::SnapshotId(samples::id("s")),
+        name: samples::name("before"),
+        memory: false,
+    });
+    (web.status.restores, web.status.observed_generation) = (2, Generation(2));
+    assert_eq!(settle(&restore, Some(&web), samples::at(1)), None, "it was not carried out yet");
+    web.status.restores = 3;
+    let ended = settle(&restore, Some(&web), samples::at(1)).unwrap();
+    assert_eq!(ended.state, OperationState::Succeeded);
+    web.status.state = State::Failed;
+    web.status.message = Some("the snapshot is damaged".into());
+    let failed = settle(&restore, Some(&web), samples::at(1)).unwrap();
+    assert!(failed.state == OperationState::Failed && failed.error.unwrap().message.contains("is damaged"));
+}
+
+#[test]
+fn a_hibernation_that_did_not_work_is_told_while_the_machine_goes_on() {
+    let mut vm = samples::instance("vm1");
+    let hibernation = samples::operation(Kind::InstanceHibernate, &vm);
+    vm.spec.power = yun_types::Power::Hibernated;
+    vm.metadata.generation = Generation(2);
+    assert_eq!(settle(&hibernation, Some(&vm), samples::at(1)), None);
+    vm.status.reason = Some("RestartNeeded".into());
+    vm.status.message = Some("the new size".into());
+    assert_eq!(settle(&hibernation, Some(&vm), samples::at(1)), None, "a remark is no failure");
+    vm.status.reason = Some("DiskFull".into());
+    vm.status.message = Some("the disk is full".into());
+    assert_eq!(settle(&hibernation, Some(&vm), samples::at(1)).unwrap().state, OperationState::Failed);
+    vm.status.state = State::Hibernated;
+    vm.status.observed_generation = Generation(2);
+    assert_eq!(settle(&hibernation, Some(&vm), samples::at(1)).unwrap().state, OperationState::Succeeded);
+}
+
+#[test]
+fn what_is_ended_by_its_work_is_left_to_it() {
+    let web = samples::instance("web");
+    for kind in [Kind::SnapshotCreate, Kind::SnapshotDelete, Kind::ImageBuild] {
+        let operation = samples::operation(kind, &web);
+        assert_eq!(settle(&operation, None, samples::at(1)), None);
+        assert_eq!(settle(&operation, Some(&web), samples::at(1)), None);
+    }
+}

@@ -3,12 +3,13 @@
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
 use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;
-use yun_types::{Name, PublishedPort, RestartPolicy, Role, Size};
+use yun_types::{Name, PublishedPort, RestartPolicy, Role, Size, SnapshotName};
 
 use super::{
     complete,
     container::args::{CommitArgs, CopyArgs, HealthArgs, IsolationArgs},
     network::NetworkCommand,
+    snapshot::SnapshotCommand,
     ssh_key::SshKeyCommand,
     volume::{PlugArgs, VolumeCommand},
 };
@@ -85,7 +86,7 @@ pub(crate) enum Command {
     Server(UpArgs),
     /// Create and start an instance
     #[command(
-        after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch web app --volume data:/var/lib/data --network default --network back\n  yun launch debian-vm box --user-data cloud.yaml --detach\n  yun launch -it busybox shell -- sh"
+        after_help = "Examples:\n  yun launch small vm1 --size cpu:1,memory:512M,disk:2G\n  yun launch busybox web --publish 8080:80 -- httpd -f -p 80 -h /www\n  yun launch web app --volume data:/var/lib/data --network default --network back\n  yun launch debian-vm box --user-data cloud.yaml --detach\n  yun launch -it busybox shell -- sh\n  yun launch --template vm1/warm vm2         a machine that is up at once"
     )]
     Launch(Box<LaunchArgs>),
     /// List instances
@@ -102,6 +103,8 @@ pub(crate) enum Command {
     Pause(ManyInstances),
     /// Let frozen instances go on
     Resume(ManyInstances),
+    /// Save running VMs to disk with their memory, and end them; yun start lets them go on where they were
+    Hibernate(ManyInstances),
     /// Remove instances and their disks
     #[command(
         visible_alias = "delete",
@@ -181,6 +184,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  yun pool\n  yun pool -o json\n  yun project weight lab 3   (waiting instances of lab get three turns for one)"
     )]
     Pool,
+    /// Snapshots: instances as they were at one moment
+    #[command(subcommand, visible_alias = "snap")]
+    Snapshot(SnapshotCommand),
     /// Nodes: the machines of the pool
     #[command(subcommand)]
     Node(NodeCommand),
@@ -258,11 +264,15 @@ pub(crate) struct UpArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LaunchArgs {
-    /// The image (yun image ls), or a reference such as docker.io/library/nginx, which is pulled if it is not here
-    #[arg(add = ArgValueCompleter::new(complete::images))]
-    pub(crate) image: String,
+    /// The image (yun image ls), or a reference such as docker.io/library/nginx, which is pulled if it is not here; with --template, the
+    /// instance's name
+    #[arg(add = ArgValueCompleter::new(complete::images), required_unless_present = "template")]
+    pub(crate) image: Option<String>,
     /// The instance's name [default: the image's name and a number]
     pub(crate) name: Option<Name>,
+    /// Make it from a snapshot, INSTANCE/SNAPSHOT; with its memory, it goes on from there at once, as a machine of its own
+    #[arg(long, value_name = "SNAPSHOT", add = ArgValueCompleter::new(complete::snapshots))]
+    pub(crate) template: Option<SnapshotName>,
     /// What it gets
     #[arg(long, short = 's')]
     pub(crate) size: Option<Size>,

@@ -82,6 +82,15 @@ pub(crate) fn networks(current: &OsStr) -> Vec<CompletionCandidate> {
     })
 }
 
+/// Names of snapshots, as `INSTANCE/SNAPSHOT`.
+pub(crate) fn snapshots(current: &OsStr) -> Vec<CompletionCandidate> {
+    names(current, async |cloud| {
+        let page =
+            cloud.client.snapshot_list().project(cloud.project.clone()).limit(1000).send().await.ok()?.into_inner();
+        Some(page.items.into_iter().map(|s| format!("{}/{}", s.spec.instance, s.metadata.name)).collect())
+    })
+}
+
 /// Names of the project's SSH keys.
 pub(crate) fn ssh_keys(current: &OsStr) -> Vec<CompletionCandidate> {
     names(current, async |cloud| {

@@ -18,23 +18,15 @@ use super::{
     connect::{Cloud, Explained},
     container,
     follow::follow,
-    keys, output, words,
+    keys, output, snapshot, words,
 };
 
 /// Creates and starts an instance.
 pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
     let begun = Instant::now();
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => {
-            let pulled = args.image.parse::<Reference>().ok().filter(|_| Reference::is_meant(&args.image));
-            let image = pulled.and_then(|reference| reference.suggested_name());
-            invented(image.as_ref().map_or(&*args.image, Name::as_str))?
-        }
-    };
-    super::image::pull::if_absent(cloud, &args.image).await?;
+    let (image, name) = what_and_who(cloud, &args).await?;
     // Keys go only to VMs.
-    let is_vm = makes_vms(cloud, &args.image).await;
+    let is_vm = makes_vms(cloud, &image).await;
     let vm = vm_options(&args.vm, is_vm).await?;
     let limit = Duration::from_secs(args.wait);
     let detach = args.detach;
@@ -66,9 +58,10 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
             restart: args.restart.unwrap_or(restart),
             publish: args.publish,
             node: args.node,
+            template: args.template,
             container,
             vm,
-            ..of_image(&args.image)
+            ..of_image(&image)
         },
     };
     // A key of our own makes it safe for the HTTP client to send the request again after a broken connection.
@@ -109,8 +102,31 @@ pub(super) fn of_image(image: &str) -> InstanceSpec {
         publish: Vec::new(),
         node: None,
         stop_timeout: None,
+        template: None,
         container: ContainerOptions::default(),
         vm: VmOptions::default(),
+    }
+}
+
+/// The image and the name. A template brings its image, so that the first word is the name then.
+async fn what_and_who(cloud: &Cloud, args: &LaunchArgs) -> Result<(String, Name)> {
+    let Some(template) = &args.template else {
+        let image = args.image.clone().unwrap_or_default();
+        let pulled = image.parse::<Reference>().ok().filter(|_| Reference::is_meant(&image));
+        let stem =
+            pulled.and_then(|reference| reference.suggested_name()).map_or(image.clone(), |name| name.to_string());
+        let name = args.name.clone().map_or_else(|| invented(&stem), Ok)?;
+        super::image::pull::if_absent(cloud, &image).await?;
+        return Ok((image, name));
+    };
+    let source = snapshot::source(cloud, template).await?;
+    match (&args.image, &args.name) {
+        (Some(image), Some(name)) => Ok((image.clone(), name.clone())),
+        (Some(name), None) => Ok((source.spec.image, name.parse()?)),
+        (None, name) => {
+            let name = name.clone().map_or_else(|| invented(template.snapshot.as_str()), Ok)?;
+            Ok((source.spec.image, name))
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod pool;
 mod session;
 mod settings;
 pub(crate) mod simulate;
+mod snapshot;
 mod ssh_key;
 mod terminal;
 mod view;
@@ -66,6 +67,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         }
         Command::Pause(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Pause, None).await,
         Command::Resume(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Resume, None).await,
+        Command::Hibernate(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Hibernate, None).await,
         Command::Rm(args) => instance::rm(cloud, args).await,
         Command::Set(args) => instance::set(cloud, args).await,
         Command::Explain(args) => match args.kind {
@@ -89,6 +91,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Tasks => events::tasks(cloud).await,
         Command::Image(command) => image::run(cloud, command).await,
         Command::Pool => pool::run(cloud).await,
+        Command::Snapshot(command) => snapshot::run(cloud, command).await,
         Command::Node(command) => settings::node(cloud, command).await,
         Command::Network(command) => network::run(cloud, command).await,
         Command::Volume(command) => volume::run(cloud, command).await,

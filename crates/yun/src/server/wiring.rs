@@ -13,6 +13,7 @@ use yun_control::{
     core::{Control, ControlConfig},
     node::LocalLink,
 };
+use yun_drivers::NoSnapshots;
 use yun_engine::{
     clock::{Clock, SystemClock},
     tasks::Tasks,
@@ -30,7 +31,7 @@ use yun_linux::{
     volume::LinuxVolumes,
 };
 use yun_store::{Options, SqliteStore, Store, StoreError};
-use yun_types::{NodeFacts, NodeUsage};
+use yun_types::{InstanceKind, NodeFacts, NodeUsage};
 
 use super::{
     config::{self, Config},
@@ -146,8 +147,12 @@ fn drivers(config: &Config, host: &Host) -> Result<Drivers> {
         config::AccelChoice::Kvm => AccelChoice::Kvm,
         config::AccelChoice::Tcg => AccelChoice::Tcg,
     };
+    let vm = Arc::new(VmDriver::new(host.clone(), VmDriverOptions { accel, ..Default::default() }));
     Ok(Drivers {
-        vm: Arc::new(VmDriver::new(host.clone(), VmDriverOptions { accel, ..Default::default() })),
+        vm_snapshots: vm.clone(),
+        container_snapshots: Arc::new(NoSnapshots(InstanceKind::Container)),
+        machines: vm.clone(),
+        vm,
         container: Arc::new(ContainerDriver::new(host.clone(), Default::default())?),
         image: Arc::new(LinuxImages::new(host, Default::default())),
         network: Arc::new(LinuxNetwork::new(host.clone(), Default::default())?),

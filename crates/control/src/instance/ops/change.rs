@@ -74,6 +74,7 @@ pub async fn action(
         InstanceAction::Restart => (OperationKind::InstanceRestart, Action::Restart),
         InstanceAction::Pause => (OperationKind::InstancePause, Action::Pause),
         InstanceAction::Resume => (OperationKind::InstanceResume, Action::Resume),
+        InstanceAction::Hibernate => (OperationKind::InstanceHibernate, Action::Hibernate),
     };
     let request = Request { c, caller, project, instance, kind, if_match: None };
     request.run(|before| acted(c, before, asked, timeout)).await
@@ -158,7 +159,7 @@ impl<'a> Request<'a> {
         let changed = after.as_ref() != Some(before);
         let mut txn = Txn::new();
         if changed {
-            txn = add_write(txn, row, after.as_ref())?;
+            txn = add_write(c, txn, row, after.as_ref())?;
             txn = operation::add_ends(c, txn, row, after.as_ref()).await?;
         }
         let written = write(c, operation::add_to(txn, self.caller, &operation)?).await;

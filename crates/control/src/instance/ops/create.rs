@@ -1,6 +1,6 @@
 //! Creation: checks everything that can be known now, chooses a place if there is one, and writes it all in one transaction.
 
-use super::{ATTEMPTS, check_ports, kin, refuse};
+use super::{ATTEMPTS, check_ports, kin, refuse, template};
 use crate::{
     auth::Caller,
     core::Control,
@@ -22,13 +22,14 @@ use yun_plan::{
 use yun_store::{Row, StoreError, Table, Txn, commit};
 use yun_types::{
     Explanation, Generation, GroupMember, Image, ImageId, ImagePin, Instance, InstanceId, InstanceSpec, InstanceState,
-    InstanceStatus, Metadata, Name, NodeId, ObjectKind, Operation, OperationKind, Role,
+    InstanceStatus, Metadata, Name, NodeId, ObjectKind, Operation, OperationKind, Origin, Role,
 };
 
 /// What a new instance is made from, as the caches show it now.
 struct Ground {
     project: Arc<Row<ProjectRow>>,
     image: Arc<Row<ImageRow>>,
+    template: Option<template::Ground>,
 }
 
 /// A new instance with the reasons for its place.
@@ -124,7 +125,9 @@ fn ground(c: &Control, project: &Name, body: &InstanceCreate) -> Result<Ground, 
     if c.instances.cache.get(&[project.as_str(), body.name.as_str()]).is_some() {
         return Err(exists(project, &body.name));
     }
-    Ok(Ground { project: row, image: image::locate(c, project, &body.spec.image)? })
+    let image = image::locate(c, project, &body.spec.image)?;
+    let template = body.spec.template.as_ref().map(|name| template::ground(c, project, name)).transpose()?;
+    Ok(Ground { project: row, image, template })
 }
 
 fn draft<'a>(
@@ -191,6 +194,10 @@ fn describe(c: &Control, ground: &Ground, id: InstanceId, body: &InstanceCreate)
     spec.kind = Some(facts.kind);
     // A spec that was copied from another instance asks for no restarts of this one.
     spec.restart_count = 0;
+    let mut origin = Origin::default();
+    if let Some(template) = &ground.template {
+        origin.template = Some(template.apply(&mut spec, &image.status.facts.digest)?);
+    }
     let now = c.clock.now();
     let metadata = Metadata {
         id: id.0,
@@ -207,7 +214,7 @@ fn describe(c: &Control, ground: &Ground, id: InstanceId, body: &InstanceCreate)
         name: image.metadata.name.to_string(),
         digest: facts.digest.clone(),
     };
-    Ok(Instance { metadata, spec, status: InstanceStatus { image: Some(pin), ..InstanceStatus::default() } })
+    Ok(Instance { metadata, spec, status: InstanceStatus { image: Some(pin), origin, ..InstanceStatus::default() } })
 }
 
 fn check_kind(image: &Image, spec: &InstanceSpec) -> Result<(), Refusal> {
@@ -311,6 +318,9 @@ async fn write(
         .when(Table::<ProjectRow>::cmp_rev(&[project], ground.project.rev))
         .when(Table::<ImageRow>::cmp_rev(&[image_project, image.name.as_str()], ground.image.rev))
         .then(Table::<InstanceRow>::op_put(&at, &InstanceRow(instance.clone()))?);
+    if let Some(template) = &ground.template {
+        txn = template.add_guard(txn);
+    }
     for network in &draft.networks {
         let name = network.value.0.metadata.name.as_str();
         txn = txn.when(Table::<NetworkRow>::cmp_rev(&[project, name], network.rev));

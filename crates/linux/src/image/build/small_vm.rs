@@ -28,19 +28,20 @@ const LATER: [&str; 11] = [
 ];
 
 /// Programs beside busybox: their places in the packages and in the guest.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("sbin/dropbear", "usr/sbin/dropbear"),
     ("bin/dropbearkey", "usr/bin/dropbearkey"),
     ("bin/dbclient", "usr/bin/dbclient"),
     ("sbin/mke2fs", "usr/lib/yun/mke2fs"),
     ("sbin/resize2fs", "usr/lib/yun/resize2fs"),
     ("lib/openssh/sftp-server", "usr/lib/sftp-server"),
+    ("sbin/qemu-ga", "usr/sbin/qemu-ga"),
 ];
 
-const PACKAGES: [&str; 3] = ["dropbear-bin", "e2fsprogs", "openssh-sftp-server"];
+const PACKAGES: [&str; 4] = ["dropbear-bin", "e2fsprogs", "openssh-sftp-server", "qemu-guest-agent"];
 
 /// The scripts of the guest: their text, their names in it, and their modes.
-const SCRIPTS: [(&str, &str, u32); 13] = [
+const SCRIPTS: [(&str, &str, u32); 15] = [
     ("init", include_str!("guest/init"), 0o755),
     ("etc/rc", include_str!("guest/rc"), 0o755),
     ("etc/inittab", include_str!("guest/inittab"), 0o644),
@@ -48,6 +49,8 @@ const SCRIPTS: [(&str, &str, u32); 13] = [
     ("etc/user-data.awk", include_str!("guest/user-data.awk"), 0o644),
     ("etc/udhcpc/default.script", include_str!("guest/dhcp"), 0o755),
     ("etc/acpi/PWRF/00000080", include_str!("guest/powerdown"), 0o755),
+    ("etc/yun/agent", include_str!("guest/agent"), 0o755),
+    ("etc/yun/identity", include_str!("guest/identity"), 0o755),
     ("etc/profile", include_str!("guest/profile"), 0o644),
     (
         "etc/passwd",

@@ -1,0 +1,38 @@
+//! What requests about snapshots carry.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use yun_types::{Labels, Name, NameOrId};
+
+/// A new snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotCreate {
+    /// Its name: unique among those of the instance.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Whether the memory of a running VM is kept too.
+    #[serde(default)]
+    pub memory: bool,
+}
+
+/// Names a snapshot.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct SnapshotPath {
+    /// The instance's name or id.
+    pub instance: NameOrId,
+    /// The snapshot's name or id.
+    pub snapshot: NameOrId,
+}
+
+/// How an instance is brought back.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct RestoreQuery {
+    /// The project; `default` if absent.
+    pub project: Option<Name>,
+    /// Leave the snapshot's memory alone: the instance boots from the snapshot's disk.
+    #[serde(default)]
+    pub disk_only: Option<bool>,
+}

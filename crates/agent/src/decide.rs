@@ -188,7 +188,7 @@ fn live(view: View<'_>) -> Step {
     if unhealthy(entry).is_some() && *view.seen == Seen::Running {
         return Step::Stop { then: Then::Policy, grace: grace(entry) };
     }
-    if entry.runs_with.as_ref().is_some_and(|with| limits_changed(entry.desired.kind, with, spec)) {
+    if entry.runs_with.as_ref().is_some_and(|with| limits_changed(entry, with)) && *view.seen == Seen::Running {
         return Step::Adjust;
     }
     match (spec.power, view.seen) {
@@ -322,9 +322,14 @@ pub(crate) fn unhealthy(entry: &Entry) -> Option<Ending> {
     ends.then(|| ill(health.output.as_deref().unwrap_or_default()))
 }
 
-/// True if what a running container may use is not what is wanted. Its disk is not among that: nothing holds it to its size.
-fn limits_changed(kind: InstanceKind, with: &InstanceSpec, wanted: &InstanceSpec) -> bool {
-    kind == InstanceKind::Container && with_limits(with.clone(), wanted) != *with
+/// True if what a running instance may use is not what is wanted, and that was not tried yet. A container's disk is not among that: nothing
+/// holds it to its size.
+fn limits_changed(entry: &Entry, with: &InstanceSpec) -> bool {
+    let wanted = &entry.desired.spec;
+    match entry.desired.kind {
+        InstanceKind::Container => with_limits(with.clone(), wanted) != *with,
+        InstanceKind::Vm => with.size != wanted.size && entry.adjusted != Some(entry.desired.generation),
+    }
 }
 
 /// A spec with the limits of another one.

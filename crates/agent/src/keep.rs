@@ -1,4 +1,4 @@
-//! The steps that keep what an instance is and bring it back: hibernation and restores.
+//! The steps that keep what an instance is and bring it back, and those that change a machine while it runs.
 
 use crate::{
     decide::{Rest, Seen, Settled},
@@ -33,6 +33,26 @@ impl Owner {
             "Hibernated",
             "its memory is on disk; yun start lets it go on",
         );
+        Ok(())
+    }
+
+    /// Gives a machine that runs another size, as far as it can take it on.
+    pub(crate) async fn resize(&mut self) -> Result<()> {
+        let (handle, wanted) = (self.handle()?, self.entry.desired.spec.size);
+        let resized = self.node.drivers.machines.resize(&handle, wanted).await?;
+        let entry = &mut self.entry;
+        if let Some(with) = &mut entry.runs_with {
+            with.size = resized.size;
+        }
+        (entry.adjusted, entry.adjust_note) = (Some(entry.desired.generation), resized.why.clone());
+        self.save()?;
+        let why = resized.why.map_or_else(String::new, |why| format!("; {why}"));
+        let (severity, message) = if resized.size == wanted {
+            (Severity::Normal, format!("its size is {wanted} now{why}"))
+        } else {
+            (Severity::Warning, format!("its size is {} now, and {wanted} after a restart{why}", resized.size))
+        };
+        self.node.events.tell(self.entry.id(), severity, "Adjusted", message);
         Ok(())
     }
 

@@ -104,6 +104,12 @@ pub(crate) struct Entry {
     pub(crate) boot_id: String,
     /// What it runs with now; a changed spec may need a restart.
     pub(crate) runs_with: Option<InstanceSpec>,
+    /// The generation whose limits it was brought to while it ran, as far as it could take them on.
+    #[serde(default)]
+    pub(crate) adjusted: Option<Generation>,
+    /// Why it could not take all of them on.
+    #[serde(default)]
+    pub(crate) adjust_note: Option<String>,
     /// Its first connection.
     pub(crate) attachment: Option<Attachment>,
     /// Its other connections.
@@ -150,6 +156,8 @@ impl Entry {
             prepared: None,
             boot_id: String::new(),
             runs_with: None,
+            adjusted: None,
+            adjust_note: None,
             attachment: None,
             more_attachments: Vec::new(),
             fitted: Vec::new(),

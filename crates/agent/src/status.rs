@@ -97,8 +97,9 @@ fn remark(entry: &Entry, state: InstanceState) -> Option<(String, String)> {
     }
     let changed = entry.runs_with.as_ref().map(|with| needs_restart(with, &entry.desired.spec)).unwrap_or_default();
     if !changed.is_empty() {
+        let why = entry.adjust_note.as_ref().map_or_else(String::new, |why| format!("; {why}"));
         let message = format!(
-            "the new {} will be used after a restart: yun restart {}",
+            "the new {} will be used after a restart: yun restart {}{why}",
             changed.join(" and "),
             entry.desired.name
         );

@@ -10,7 +10,7 @@ use crate::{
 use fail::fail_point;
 use std::time::Duration;
 use yun_drivers::{Attachment, DriverError, FittedVolume, Fittings, InstanceHandle, Observed, Result};
-use yun_types::{DesiredInstance, NetworkId, Nic, Severity};
+use yun_types::{DesiredInstance, InstanceKind, NetworkId, Nic, Severity};
 
 impl Owner {
     /// Does one step.
@@ -166,6 +166,7 @@ impl Owner {
         self.entry.handle = Some(handle);
         self.entry.prepared = Some(desired.generation);
         self.entry.runs_with = Some(desired.spec);
+        (self.entry.adjusted, self.entry.adjust_note) = (None, None);
         // A first preparation has no process yet; a look would say the same.
         self.seen = if self.seen == Seen::Unknown { Seen::Absent } else { self.seen.clone() };
         self.save()
@@ -222,6 +223,9 @@ impl Owner {
     /// Changes the limits of what runs.
     async fn adjust(&mut self) -> Result<()> {
         let desired = self.entry.desired.clone();
+        if desired.kind == InstanceKind::Vm {
+            return self.resize().await;
+        }
         let done = self.driver.adjust(&desired).await?;
         let Some(with) = self.entry.runs_with.take() else { return Ok(()) };
         self.entry.runs_with = Some(with_limits(with, &desired.spec));

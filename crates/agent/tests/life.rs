@@ -198,14 +198,19 @@ async fn a_container_gets_its_new_limits_while_it_runs() {
 }
 
 #[tokio::test]
-async fn a_new_size_waits_for_a_restart_and_says_so() {
+async fn a_new_size_counts_at_once_or_waits_for_a_restart_and_says_so() {
     let mut bench = Bench::new().await;
     let machine = bench.instance(InstanceKind::Vm);
     let id = bench.run(machine).await;
     bench.control.edit(id, |spec| spec.size = "cpu:2".parse().unwrap());
+    bench.until("it has it", |bench| bench.world.prepared(id).unwrap().spec.size.cpu == Cpu::cores(2)).await;
+    assert!(bench.control.status(id).unwrap().reason.is_none());
+    // More than it has places for.
+    bench.control.edit(id, |spec| spec.size = "cpu:8".parse().unwrap());
     bench.until("told", |bench| bench.control.status(id).unwrap().reason.as_deref() == Some("RestartNeeded")).await;
     assert_eq!(bench.world.starts(id), 1);
-    assert!(bench.control.status(id).unwrap().message.unwrap().contains("size"));
+    let message = bench.control.status(id).unwrap().message.unwrap();
+    assert!(message.contains("size") && message.contains("places for 4 processors"), "{message}");
     bench.control.edit(id, |spec| spec.restart_count += 1);
     bench
         .until("restarted", |bench| {
@@ -213,7 +218,7 @@ async fn a_new_size_waits_for_a_restart_and_says_so() {
                 && bench.control.state(id) == Some(InstanceState::Running)
         })
         .await;
-    assert_eq!(bench.world.prepared(id).unwrap().spec.size.cpu, Cpu::cores(2));
+    assert_eq!(bench.world.prepared(id).unwrap().spec.size.cpu, Cpu::cores(8));
     bench.until("nothing is left to say", |bench| bench.control.status(id).unwrap().reason.is_none()).await;
 }
 

@@ -26,6 +26,7 @@ mod generated {
             ImagePage = crate::cloud::Page<yun_types::Image>,
             Instance = yun_types::Instance,
             InstanceAction = crate::cloud::InstanceAction,
+            InstanceClone = crate::cloud::InstanceClone,
             InstanceCreate = crate::cloud::InstanceCreate,
             InstancePage = crate::cloud::Page<yun_types::Instance>,
             InstanceUpdate = crate::cloud::InstanceUpdate,

@@ -209,6 +209,16 @@ pub trait CloudApi {
         body: Json<InstanceUpdate>,
     ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
 
+    /// Make another instance of an instance's disk as it is now, with an identity of its own.
+    #[endpoint { method = POST, path = "/v1/instances/{instance}/clone", tags = ["instances"] }]
+    async fn instance_clone(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<InstanceClone>,
+    ) -> Result<HttpResponseAccepted<Operation>, HttpError>;
+
     /// Stop an instance if it runs, and remove everything it owns.
     #[endpoint { method = DELETE, path = "/v1/instances/{instance}", tags = ["instances"] }]
     async fn instance_delete(
@@ -260,7 +270,7 @@ pub trait CloudApi {
         body: StreamingBody,
     ) -> Result<HttpResponseUpdatedNoContent, HttpError>;
 
-    /// Run a process in a container. The WebSocket carries the frames of `yun_api::frames`.
+    /// Run a process in an instance; in a VM by its guest agent, without a terminal. The WebSocket carries the frames of `yun_api::frames`.
     #[channel { protocol = WEBSOCKETS, path = "/v1/instances/{instance}/exec", tags = ["instances"] }]
     async fn instance_exec(
         rqctx: RequestContext<Self::Context>,
@@ -363,6 +373,7 @@ pub trait CloudApi {
         path: Path<GroupPath>,
         query: Query<ScopeQuery>,
     ) -> Result<HttpResponseOk<GroupExplanation>, HttpError>;
+
     /// List the snapshots of all instances of a project.
     #[endpoint { method = GET, path = "/v1/snapshots", tags = ["snapshots"] }]
     async fn snapshot_list(

@@ -161,7 +161,7 @@ pub fn open(
     }))
 }
 
-const ALL: [ObjectKind; 8] = [
+const ALL: [ObjectKind; 9] = [
     ObjectKind::Project,
     ObjectKind::Network,
     ObjectKind::Volume,

@@ -112,7 +112,7 @@ pub trait InstanceDriver: FileAccess + Send + Sync + 'static {
     /// Ends it at once if it runs, and removes all traces: processes, cgroups, mounts, directories, logs. Ok when nothing is there.
     async fn remove(&self, id: InstanceId) -> Result<()>;
 
-    /// Runs a process inside. VMs answer `Unavailable` and name `yun ssh`.
+    /// Runs a process inside. VMs without a guest agent answer `Unavailable` and name `yun ssh`.
     async fn exec(&self, handle: &InstanceHandle, request: ExecRequest) -> Result<Session>;
 
     /// Connects to the streams of its main process, as they are; the first frame is empty, and nothing after it is missed. Dropping the session leaves the instance as it is; its end ends the

@@ -11,8 +11,14 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
     time::{Duration, Instant},
 };
-use tokio::{io::AsyncReadExt, net::TcpStream, sync::OnceCell};
-use yun_drivers::{Attachment, ErrorKind, ImageDriver, InstanceDriver, InstanceHandle, LocalImage, Observed, Port};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::OnceCell,
+};
+use yun_drivers::{
+    Attachment, ErrorKind, ImageDriver, InstanceDriver, InstanceHandle, LocalImage, MachineDriver, Observed, Port,
+};
 use yun_engine::{
     session::{Input, LogRequest, Output, Session},
     work::Followed,
@@ -566,4 +572,103 @@ async fn the_probe_says_how_vms_run_and_why() {
     VmDriver::new(world.host.clone(), VmDriverOptions::default()).probe().await.unwrap();
     eprintln!("the second probe took {:?}", begun.elapsed());
     assert!(world.host.state().join("vm-accel.json").exists());
+}
+
+/// A connection into the guest that has said nothing yet but the server's first words.
+async fn connection(address: Ipv4Addr) -> TcpStream {
+    let mut stream = None;
+    until("the guest's SSH server answers", async || {
+        let Ok(mut there) = TcpStream::connect((address, 22)).await else { return false };
+        let mut hello = [0; 4];
+        let heard = tokio::time::timeout(Duration::from_secs(5), there.read_exact(&mut hello)).await;
+        if !matches!(heard, Ok(Ok(_))) {
+            return false;
+        }
+        stream = Some(there);
+        true
+    })
+    .await;
+    stream.unwrap()
+}
+
+/// The guest goes on with a connection from before: it answers our first words with the rest of its own.
+async fn answers(mut stream: TcpStream) {
+    stream.write_all(b"SSH-2.0-test\r\n").await.unwrap();
+    let (mut heard, mut piece) = (0, [0; 1024]);
+    while heard < 64 {
+        let read = tokio::time::timeout(LONG, stream.read(&mut piece)).await.unwrap().unwrap();
+        assert_ne!(read, 0, "the guest hung up");
+        heard += read;
+    }
+}
+
+#[tokio::test]
+async fn a_guest_moves_into_a_fresh_qemu_and_keeps_its_connections() {
+    let mut world = need!(World::new());
+    let image = need!(small_vm().await);
+    let network = world.network();
+    let handle = world.prepared(&image, Some(&network)).await;
+    let error = world.driver.renew(&handle).await.unwrap_err();
+    assert_eq!((error.kind, error.reason), (ErrorKind::Conflict, "NotRunning"), "{error}");
+    let handle = world.driver.start(&handle).await.unwrap();
+    world.driver.ready(&handle, LONG).await.unwrap();
+    let stream = connection(network.nic.address).await;
+    let before = world.pid();
+    let renewed = world.driver.renew(&handle).await.unwrap();
+    eprintln!("the guest stood still for {:?}", renewed.downtime);
+    assert_ne!(world.pid(), before);
+    assert!(is_running(&world.driver.recover(&renewed.handle).await.unwrap()));
+    answers(stream).await;
+    // The console is that of the new process, and a new yun finds it.
+    let mut console = world.driver.console(&renewed.handle).await.unwrap();
+    type_into(&console, "\recho still-$((1+1))\r").await;
+    read_until(&mut console, "still-2").await;
+    let again = world.restarted().renew(&renewed.handle).await.unwrap();
+    let exit = world.driver.stop(&again.handle, LONG).await.unwrap().unwrap();
+    assert!(exit.success(), "{exit:?}");
+    assert!(!world.dir().join("run.next.json").exists() && !world.dir().join("events.next.json").exists());
+    world.driver.remove(world.instance.id).await.unwrap();
+    assert!(!world.dir().exists());
+}
+
+#[tokio::test]
+async fn a_move_that_is_cut_short_leaves_the_guest_in_one_place() {
+    let mut world = need!(World::new());
+    let image = need!(small_vm().await);
+    let network = world.network();
+    let handle = world.prepared(&image, Some(&network)).await;
+    let mut handle = world.driver.start(&handle).await.unwrap();
+    world.driver.ready(&handle, LONG).await.unwrap();
+    // Each time the process that moves it dies a little later: before the next QEMU answers, while it copies, after that.
+    for step in [0, 1, 2, 4, 8, 16] {
+        let stream = connection(network.nic.address).await;
+        let (root, moved) = (world.root.path().to_owned(), handle.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.spawn(async move { driver(&Host::open(&root).unwrap()).renew(&moved).await });
+            std::thread::sleep(Duration::from_millis(100 * step));
+            // Whatever it was doing, it does no more.
+            runtime.shutdown_timeout(LONG);
+        })
+        .join()
+        .unwrap();
+        let later = world.restarted();
+        assert!(is_running(&later.recover(&handle).await.unwrap()), "after {step}");
+        answers(stream).await;
+        assert_eq!(qemus(&world), 1, "after {step}");
+        handle = later.start(&handle).await.unwrap();
+    }
+    world.driver.remove(world.instance.id).await.unwrap();
+    assert_eq!(qemus(&world), 0);
+}
+
+/// How many processes the VM has.
+fn qemus(world: &World) -> usize {
+    let id = world.instance.id.to_string();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    pids.filter(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == id.as_bytes())
+    })
+    .count()
 }

@@ -130,7 +130,12 @@ fn by_kind(operation: &Operation, instance: &Instance) -> Option<End> {
         Kind::InstanceUpdate if caught_up || status.node.is_none() => {
             // Who asked for the change may have left a word about when it counts.
             let said = &operation.status.progress.message;
-            Some(End::Succeeded(if said.is_empty() { format!("{name} is changed") } else { said.clone() }))
+            let later = status.message.clone().filter(|_| status.reason.as_deref() == Some("RestartNeeded"));
+            Some(End::Succeeded(match later {
+                Some(later) if said.is_empty() => format!("{name} is changed; {later}"),
+                _ if said.is_empty() => format!("{name} is changed"),
+                _ => said.clone(),
+            }))
         }
         _ => None,
     }

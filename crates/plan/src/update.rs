@@ -47,11 +47,12 @@ pub fn check(instance: &Instance, after: &InstanceSpec) -> Result<Effect, Refuse
         );
     }
     let sleeps = before.power == Power::Hibernated || instance.status.state == State::Hibernated;
-    if sleeps && (after.networks != before.networks || after.volumes != before.volumes) {
+    let plugged = |spec: &InstanceSpec| (spec.networks.clone(), spec.volumes.clone(), spec.size);
+    if sleeps && plugged(after) != plugged(before) {
         return Err(Refused::new(
             "Hibernated",
             format!(
-                "cannot change what is plugged into instance {name}: it is hibernated, and its memory expects what was there; let it go on first (yun start {name}), or drop its memory (yun stop {name})"
+                "cannot change the size of instance {name} or what is plugged into it: it is hibernated, and its memory expects what was there; let it go on first (yun start {name}), or drop its memory (yun stop {name})"
             ),
         ));
     }
@@ -97,11 +98,12 @@ fn check_power(instance: &Instance, after: Power) -> Result<(), Refused> {
 fn counts_later(before: &InstanceSpec, after: &InstanceSpec) -> bool {
     let (now, then) = (&before.container, &after.container);
     let mut container = ContainerOptions { health: then.health.clone(), ..now.clone() };
-    let mut size = before.size;
+    // A machine takes on what it can at once, and its node says what it cannot.
+    let mut size = after.size;
     if after.kind == Some(InstanceKind::Container) {
         // The kernel takes new limits of a running container at once.
         (container.pids, container.io) = (then.pids, then.io);
-        (size.cpu, size.memory) = (after.size.cpu, after.size.memory);
+        size.disk = before.size.disk;
     }
     size != after.size || container != *then || before.vm != after.vm
 }
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_size_counts_at_once_but_for_a_vm_that_runs() {
+    fn a_new_size_counts_at_once() {
         let mut web = samples::instance("web");
         let mut more = web.spec.clone();
         more.size.memory = yun_types::Bytes::mib(128);
@@ -153,7 +155,7 @@ mod tests {
         web.spec.kind = Some(InstanceKind::Vm);
         let mut after = web.spec.clone();
         after.size.memory = yun_types::Bytes::mib(128);
-        assert_eq!(check(&web, &after), Ok(Effect { resized: true, at_next_restart: true }));
+        assert_eq!(check(&web, &after), Ok(Effect { resized: true, at_next_restart: false }));
         web.status.state = State::Stopped;
         assert_eq!(check(&web, &after), Ok(Effect { resized: true, at_next_restart: false }));
     }

@@ -119,6 +119,9 @@ pub struct Template {
     /// Whether the new instance goes on with its memory; it boots if not.
     #[serde(default)]
     pub memory: bool,
+    /// Whether the snapshot is taken for this alone, and goes away again: the new instance is a clone.
+    #[serde(default)]
+    pub live: bool,
 }
 
 /// A wish to bring an instance back to one of its snapshots.

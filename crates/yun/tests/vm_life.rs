@@ -65,7 +65,7 @@ fn a_machine_is_launched_rebooted_stopped_frozen_and_removed() {
     console_shows_and_takes(&cloud);
     let logs = cloud.ok(&["logs", "vm1", "--tail", "5"]);
     assert!(!logs.is_empty() && logs.lines().count() <= 5, "{logs}");
-    let (_, why) = cloud.fails(&["exec", "vm1", "--", "id"]);
+    let (_, why) = cloud.fails(&["exec", "-t", "vm1", "--", "id"]);
     assert!(why.contains("yun ssh vm1"), "{why}");
 
     // The server is not needed: killed and started again, it finds its machine.

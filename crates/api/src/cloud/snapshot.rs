@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use yun_types::{Labels, Name, NameOrId};
+use yun_types::{Labels, Name, NameOrId, NetworkMembership, PublishedPort, Size};
 
 /// A new snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -16,6 +16,26 @@ pub struct SnapshotCreate {
     /// Whether the memory of a running VM is kept too.
     #[serde(default)]
     pub memory: bool,
+}
+
+/// A new instance that begins with the disk of another one. What is left out is as the other one has it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceClone {
+    /// The new one's name.
+    pub name: Name,
+    /// Free words.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// The networks that it joins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkMembership>,
+    /// Ports of the host that lead to it. Those of the other one stay with that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishedPort>,
 }
 
 /// Names a snapshot.

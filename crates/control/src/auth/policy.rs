@@ -90,6 +90,7 @@ pub const RULES: &[Rule] = &[
     change("group_delete", Project(Editor)),
     change("group_undo", Project(Editor)),
     read("group_explain", Project(Viewer)),
+    change("instance_clone", Project(Editor)),
     read("snapshot_list", Project(Viewer)),
     read("instance_snapshot_list", Project(Viewer)),
     change("snapshot_create", Project(Editor)),

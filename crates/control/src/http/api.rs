@@ -271,6 +271,17 @@ impl CloudApi for ApiImpl {
         visit.end(work.await, StatusCode::ACCEPTED).await.map(HttpResponseAccepted)
     }
 
+    async fn instance_clone(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<ScopeQuery>,
+        headers: Header<CreateHeaders>,
+        body: Json<InstanceClone>,
+    ) -> Accepted {
+        let (target, query) = (path.into_inner().instance, query.into_inner());
+        instance::door::clone(&rqctx, target, query, headers.into_inner(), body.into_inner()).await
+    }
+
     async fn instance_get(rqctx: Request, path: Path<InstancePath>, query: Query<ScopeQuery>) -> Tagged<Instance> {
         let target = path.into_inner().instance;
         let visit = Visit::of_project(&rqctx, query.into_inner().project).on(&target);

@@ -6,6 +6,7 @@
 //! Words: an instance is *placed* once it has a node, an address and a fence; it *leaves* from the request to delete it until its node says
 //! that nothing is left.
 
+pub(crate) mod door;
 mod happened;
 pub mod ops;
 mod pool;

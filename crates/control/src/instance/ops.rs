@@ -6,8 +6,8 @@ mod session;
 mod template;
 
 pub use change::{action, delete, update};
-pub use create::create;
 pub(crate) use create::{check_ever, check_image, create_member};
+pub use create::{clone, create};
 pub(super) use create::{put_on, waiting_text};
 pub(crate) use session::link_failed;
 pub use session::{attach, console, dial, exec, logs, read_files, sftp, write_files};

@@ -200,3 +200,67 @@ async fn an_instance_is_made_from_a_snapshot_and_fits_to_it() {
     );
     assert!(said.contains("is on node a"), "{said}");
 }
+
+#[tokio::test]
+async fn a_memory_needs_what_was_plugged_in() {
+    let (cloud, _node) = Cloud::with_vm().await;
+    let back = yun_api::cloud::NetworkCreate {
+        name: name("back"),
+        labels: Labels::new(),
+        cidr: None,
+        mtu: None,
+        isolated: false,
+    };
+    crate::network::ops::create(&cloud.c, &admin(), &name("default"), back).await.unwrap();
+    let both = vec![NetworkMembership::of(name("default")), NetworkMembership::of(name("back"))];
+    let small = |spec: &mut InstanceSpec| spec.image = "small".into();
+    cloud
+        .launch("vm2", |spec| {
+            small(spec);
+            spec.networks = both.clone();
+        })
+        .await;
+    cloud.taken("vm2", "warm", true).await;
+    assert_eq!(cloud.kept("vm2", "warm").unwrap().status.networks, [name("default"), name("back")]);
+    // A machine made from it is in the same networks, or in as many others.
+    let from = |spec: &mut InstanceSpec| {
+        small(spec);
+        (spec.size, spec.template) = (Size::default(), Some("vm2/warm".parse().unwrap()));
+    };
+    cloud.launch("vm3", from).await;
+    assert_eq!(cloud.instance("vm3").unwrap().status.interfaces.len(), 2);
+    let fewer = |spec: &mut InstanceSpec| {
+        from(spec);
+        spec.networks = vec![NetworkMembership::of(name("back"))];
+    };
+    let (code, why) = refused(cloud.create("vm4", fewer).await);
+    assert!(code == "WrongNetworks" && why.contains("(default, back)"), "{why}");
+}
+
+#[tokio::test]
+async fn a_clone_is_asked_for_by_name_and_refused_with_a_way_out() {
+    let (cloud, node) = Cloud::with_vm().await;
+    cloud.launch("web", |_| {}).await;
+    let clone = async |source: &str, size: Option<Size>| {
+        let body = yun_api::cloud::InstanceClone {
+            name: name("twin"),
+            labels: Labels::new(),
+            size,
+            networks: vec![],
+            publish: vec![],
+        };
+        crate::instance::ops::clone(&cloud.c, &admin(), &name("default"), &named(source), body).await
+    };
+    let (code, why) = refused(clone("web", None).await);
+    assert!(code == "WrongKind" && why.contains("yun commit web web-copy"), "{why}");
+    assert!(refused(clone("vm2", None).await).1.contains("did you mean vm1?"));
+    let (code, why) = refused(clone("vm1", Some(size("cpu:1,memory:64Mi,disk:50Mi"))).await);
+    assert!(code == "DiskTooSmall" && why.contains("instance vm1 has a disk of 100 MiB"), "{why}");
+    cloud.end(&clone("vm1", None).await.unwrap()).await;
+    let (vm1, twin) = (node.desired("vm1").unwrap(), node.desired("twin").unwrap());
+    let template = twin.origin.template.unwrap();
+    assert!(template.live && !template.memory && template.instance == vm1.id, "{template:?}");
+    assert_eq!((twin.spec.size, twin.spec.node), (vm1.spec.size, Some(name("a"))));
+    assert_ne!((twin.nic.address, twin.nic.mac), (vm1.nic.address, vm1.nic.mac));
+    assert_eq!(refused(clone("vm1", None).await).0, "Exists");
+}

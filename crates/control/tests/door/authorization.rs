@@ -41,6 +41,7 @@ fn allowed(operation: &str) -> Option<&'static [&'static str]> {
         | "image_get" | "image_export" | "image_export" | "network_list" | "network_get" | "ssh_key_list"
         | "ssh_key_get" | "volume_list" | "volume_get" | "operation_list" | "operation_get" => VIEWERS,
         "instance_create"
+        | "instance_clone"
         | "instance_update"
         | "instance_delete"
         | "instance_action"
@@ -118,6 +119,7 @@ fn body(operation: &str) -> Option<Value> {
         "instance_update" => json!({"spec": {"kind": "container", "image": "none"}}),
         "group_create" => json!({"name": "many", "spec": {"template": {"spec": {"image": "none"}}}}),
         "group_update" => json!({"spec": {"template": {"spec": {"image": "none"}}}}),
+        "instance_clone" => json!({"name": "twin"}),
         "snapshot_create" => json!({"name": "before"}),
         "image_create" => json!({"name": "base", "source": {"type": "url", "url": "http://127.0.0.1:9/none"}}),
         "node_update" => json!({"cordoned": true}),

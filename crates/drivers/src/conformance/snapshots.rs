@@ -15,6 +15,7 @@ pub(super) async fn run(harness: &dyn Harness) {
     what_was_kept_comes_back(harness).await;
     a_running_one_is_kept_and_goes_on(harness).await;
     another_instance_begins_with_it(harness).await;
+    an_instance_is_cloned_as_it_is(harness).await;
     takes_dropped_half_way(harness).await;
     must("remove of the network", harness.kit().await.network.remove(network.id).await);
 }
@@ -93,8 +94,13 @@ async fn another_instance_begins_with_it(harness: &dyn Harness) {
     must("take", driver.take(id, &order(1), &Followed::default()).await);
     harness.mark(id, "later").await;
     let twin = harness.instance(Program::Patient);
-    let template =
-        Template { instance: id, snapshot: order(1).id, name: format!("{}/s1", source.order.name), memory: false };
+    let template = Template {
+        instance: id,
+        snapshot: order(1).id,
+        name: format!("{}/s1", source.order.name),
+        memory: false,
+        live: false,
+    };
     must("seed", soon(harness, "seed", driver.seed(twin.id, &template)).await);
     must("seed twice", driver.seed(twin.id, &template).await);
     let mut twin = Subject::prepared_as(harness, twin).await;
@@ -104,6 +110,32 @@ async fn another_instance_begins_with_it(harness: &dyn Harness) {
     must("seed of what has data", driver.seed(twin.order.id, &template).await);
     twin.start().await;
     assert!(matches!(twin.seen().await, Observed::Running { .. }), "start of what was seeded");
+    twin.remove().await;
+}
+
+async fn an_instance_is_cloned_as_it_is(harness: &dyn Harness) {
+    let mut source = Subject::prepared(harness, Program::Patient).await;
+    let id = source.order.id;
+    harness.mark(id, "seed").await;
+    source.start().await;
+    let twin = harness.instance(Program::Patient);
+    let name = source.order.name.to_string();
+    let template = Template { instance: id, snapshot: order(7).id, name, memory: false, live: true };
+    for polls in harness.drops() {
+        dropped_after(polls, snapshots(harness).await.seed(twin.id, &template)).await;
+    }
+    let driver = snapshots(harness).await;
+    must("seed of a clone", soon(harness, "seed", driver.seed(twin.id, &template)).await);
+    must("seed of a clone twice", driver.seed(twin.id, &template).await);
+    assert_eq!(ids(&*driver, id).await, [], "what was taken for the clone is gone");
+    assert!(matches!(source.seen().await, Observed::Running { .. }), "it goes on");
+    let twin = Subject::prepared_as(harness, twin).await;
+    assert_eq!(harness.marked(twin.order.id).await, "seed");
+    source.remove().await;
+    must("seed of a clone whose source is gone", driver.seed(twin.order.id, &template).await);
+    let orphan = harness.instance(Program::Patient);
+    let error = refused("seed from nothing", driver.seed(orphan.id, &template).await);
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
     twin.remove().await;
 }
 

@@ -64,6 +64,8 @@ pub enum Call {
     ImageList,
     ImageRemove,
     Hibernate,
+    Renew,
+    Resize,
     SnapshotTake,
     SnapshotRestore,
     SnapshotSeed,

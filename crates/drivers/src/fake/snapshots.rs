@@ -1,11 +1,11 @@
 //! Snapshots in memory: an instance's data are one text, its memory a flag. And what only machines can do.
 
 use super::{Body, Call, FakeInstances};
-use crate::{DriverError, ErrorKind, InstanceHandle, MachineDriver, Result, SnapshotDriver};
+use crate::{DriverError, ErrorKind, InstanceHandle, MachineDriver, Renewed, Resized, Result, SnapshotDriver};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 use yun_engine::work::Followed;
-use yun_types::{Bytes, Exit, InstanceId, SnapshotFacts, SnapshotId, SnapshotOrder, Template};
+use yun_types::{Bytes, Exit, InstanceId, Size, SnapshotFacts, SnapshotId, SnapshotOrder, Template};
 
 /// What a body has beside its process.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,9 @@ pub(super) struct Holdings {
 
 /// What was given to instances that are not prepared yet.
 pub(super) type Seeds = BTreeMap<InstanceId, (String, bool)>;
+
+/// How many processors a machine can have while it runs.
+const PLACES: u32 = 4;
 
 fn not_here(id: InstanceId) -> DriverError {
     DriverError::new(ErrorKind::NotFound, "NotPrepared", format!("instance {id} is not here; prepare it first"))
@@ -79,6 +82,11 @@ impl SnapshotDriver for FakeInstances {
                 return Ok(());
             }
             let body = state.bodies.get(&source).ok_or_else(|| not_here(source))?;
+            if template.live {
+                let seed = (body.holdings.data.clone(), false);
+                state.seeds.insert(id, seed);
+                return Ok(());
+            }
             let (facts, data) = body.holdings.snapshots.get(&snapshot).ok_or_else(|| no_snapshot(source, snapshot))?;
             let seed = (data.clone(), template.memory && facts.memory);
             state.seeds.insert(id, seed);
@@ -118,5 +126,32 @@ impl MachineDriver for FakeInstances {
             Ok(())
         })?;
         self.world.leave(Call::Hibernate, Some(handle.id)).await
+    }
+
+    async fn resize(&self, handle: &InstanceHandle, size: Size) -> Result<Resized> {
+        self.world.enter(Call::Resize, Some(handle.id)).await?;
+        let resized = self.on_body(handle.id, |body| {
+            if body.run.is_none() {
+                let message = format!("instance {} does not run", handle.id);
+                return Err(DriverError::new(ErrorKind::Conflict, "NotRunning", message));
+            }
+            let fits = size.cpu.ceil_cores() <= PLACES;
+            let cpu = if fits { size.cpu } else { body.desired.spec.size.cpu };
+            body.desired.spec.size = Size { cpu, ..size };
+            let why = (!fits).then(|| format!("it has places for {PLACES} processors while it runs"));
+            Ok(Resized { size: body.desired.spec.size, why })
+        })?;
+        self.world.leave(Call::Resize, Some(handle.id)).await?;
+        Ok(resized)
+    }
+
+    async fn renew(&self, handle: &InstanceHandle) -> Result<Renewed> {
+        self.world.enter(Call::Renew, Some(handle.id)).await?;
+        self.on_body(handle.id, |body| {
+            let message = format!("instance {} does not run", handle.id);
+            body.run.map(drop).ok_or_else(|| DriverError::new(ErrorKind::Conflict, "NotRunning", message))
+        })?;
+        self.world.leave(Call::Renew, Some(handle.id)).await?;
+        Ok(Renewed { handle: handle.clone(), downtime: Duration::ZERO })
     }
 }

@@ -86,6 +86,11 @@ fn whole_mib(size: Bytes) -> Bytes {
     Bytes(size.0 >> 20 << 20)
 }
 
+/// All memory of the host.
+pub(crate) fn memory_total() -> io::Result<Bytes> {
+    Memory::read().map(|memory| memory.total)
+}
+
 /// `/proc/meminfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Memory {

@@ -140,7 +140,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let base = image(dir.path(), "64M").await;
-        let files = Files { dir: dir.path().into(), run: dir.path().into() };
+        let files = Files { dir: dir.path().into(), run: dir.path().into(), next: false };
         let name: Name = "web".parse().unwrap();
         assert_eq!(ensure(&files, &name, Some(&base), Bytes(1_500_001)).await.unwrap(), Bytes::mib(64));
         assert_eq!(virtual_size(&files.disk(), "it").unwrap(), Bytes::mib(64));

@@ -5,6 +5,7 @@
 //!                cidata.img    what cloud-init reads
 //!                plan.json     what a start needs, written by `prepare`
 //!                fittings.json what is plugged in beside the disk and the first interface
+//!                room.json     how far the last run could grow (module `resize`)
 //!                run.json      the last run: who it is, and how it ended
 //!                events.json   QEMU's own journal of the last run
 //!                qemu.log      what QEMU printed in the last run
@@ -14,9 +15,14 @@
 //!                identity      the guest that goes on with it was another one's: it must be told who it is; the addresses that it knows
 //!                snapshots/ID/ what it was at one moment (module `snapshot`)
 //! i/SHORT/       qmp serial agent pid hello      sockets of the running QEMU
+//! i/SHORT/next/  those of the QEMU that takes its guest over (module `hand_over`); its own records have `.next` in their names
 //! ```
 
-use super::process::{Process, boot_id};
+use super::{
+    identity::Wish,
+    process::{Process, boot_id},
+    resize::Room,
+};
 use crate::host::Host;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -34,6 +40,8 @@ pub(super) struct Files {
     pub(super) dir: PathBuf,
     /// Ends with the host's uptime; on a short path.
     pub(super) run: PathBuf,
+    /// Whether these are of the QEMU that takes the guest over.
+    pub(super) next: bool,
 }
 
 /// Everything that a start needs.
@@ -115,7 +123,18 @@ impl Run {
 impl Files {
     /// The files of one instance.
     pub(super) fn of(host: &Host, id: InstanceId) -> Self {
-        Self { dir: host.instance_dir(id), run: host.instance_run(id) }
+        Self { dir: host.instance_dir(id), run: host.instance_run(id), next: false }
+    }
+
+    /// Those of the QEMU that takes the guest over.
+    pub(super) fn of_next(&self) -> Self {
+        Self { dir: self.dir.clone(), run: self.run.join("next"), next: true }
+    }
+
+    /// A record of the run itself, which the next one has of its own.
+    fn record(&self, stem: &str, extension: &str) -> PathBuf {
+        let next = if self.next { ".next" } else { "" };
+        self.dir.join(format!("{stem}{next}.{extension}"))
     }
 
     /// Makes both directories. Only root looks into them: a disk holds secrets.
@@ -135,16 +154,16 @@ impl Files {
         self.dir.join("cidata.img")
     }
     pub(super) fn journal(&self) -> PathBuf {
-        self.dir.join("events.json")
+        self.record("events", "json")
     }
     pub(super) fn words(&self) -> PathBuf {
-        self.dir.join("qemu.log")
+        self.record("qemu", "log")
     }
     pub(super) fn console_log(&self) -> PathBuf {
         self.dir.join("console.log")
     }
     pub(super) fn resume(&self) -> PathBuf {
-        self.dir.join("resume.json")
+        self.record("resume", "json")
     }
     pub(super) fn memory(&self) -> PathBuf {
         self.dir.join("memory")
@@ -210,19 +229,34 @@ impl Files {
         write_json(&self.dir.join("fittings.json"), fittings)
     }
 
-    /// Keeps that the guest which goes on must be told who it is, with the hardware addresses that it knows.
-    pub(super) fn write_identity(&self, macs: &[String]) -> Result<()> {
-        write_json(&self.identity(), &macs)
+    /// How far the last run could grow; none if it could not.
+    pub(super) fn room(&self) -> Option<Room> {
+        read_json(&self.record("room", "json")).ok().flatten()
+    }
+
+    /// Keeps how far the run that begins can grow.
+    pub(super) fn write_room(&self, room: Option<Room>) -> Result<()> {
+        write_json(&self.record("room", "json"), &room)
+    }
+
+    /// Keeps that the guest which goes on must be told who it is.
+    pub(super) fn write_identity(&self, wish: &Wish) -> Result<()> {
+        write_json(&self.identity(), wish)
     }
 
     /// The last run. A record that cannot be read is one that a crash of the host cut short: nothing runs since then.
     pub(super) fn last_run(&self) -> Option<Run> {
-        read_json(&self.dir.join("run.json")).ok()
+        read_json(&self.record("run", "json")).ok()
     }
 
     /// Keeps the current run.
     pub(super) fn write_run(&self, run: &Run) -> Result<()> {
-        write_json(&self.dir.join("run.json"), run)
+        write_json(&self.record("run", "json"), run)
+    }
+
+    /// The records that each QEMU has of its own.
+    pub(super) fn records(&self) -> [PathBuf; 5] {
+        [self.journal(), self.words(), self.resume(), self.record("room", "json"), self.record("run", "json")]
     }
 
     /// What QEMU printed in the last run, at most the last 16 KiB.
@@ -274,7 +308,7 @@ mod tests {
     #[test]
     fn a_missing_plan_and_a_damaged_one_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files { dir: dir.path().into(), run: dir.path().into() };
+        let files = Files { dir: dir.path().into(), run: dir.path().into(), next: false };
         assert_eq!(files.plan().unwrap_err().kind, ErrorKind::NotFound);
         std::fs::write(dir.path().join("plan.json"), "{").unwrap();
         assert_eq!(files.plan().unwrap_err().kind, ErrorKind::Damaged);

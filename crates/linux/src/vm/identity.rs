@@ -9,6 +9,7 @@ use super::{
     plug,
 };
 use crate::host::Host;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use yun_drivers::{DriverError, ErrorKind, Fittings, Result};
@@ -21,6 +22,16 @@ const MEET: Duration = Duration::from_secs(3);
 const CHANGE: Duration = Duration::from_secs(60);
 /// The pause between two tries.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// What a guest that goes on has to be told.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Wish {
+    /// The hardware addresses that it knows, in the order of its interfaces.
+    pub(super) macs: Vec<String>,
+    /// Whether it stays the machine that it was: only its places in the networks are others.
+    #[serde(default)]
+    pub(super) same: bool,
+}
 
 /// Resolves when the guest knows who it is, if it has to be told, and answers on its network.
 pub(super) async fn then_answer(
@@ -73,9 +84,10 @@ async fn tell(machine: &Machine, plan: &Plan, network: &Connection) -> Result<()
     let mut agent = Agent::meet(&machine.files.agent(), MEET).await.map_err(|e| failed(e.to_string()))?;
     let seed: String = (0..8).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
     let words = ["/bin/sh", "-s", "--"].map(str::to_owned).into_iter();
-    let facts = [plan.name.to_string(), plan.id.0.simple().to_string(), seed];
-    let before: Vec<String> = read_json(&machine.files.identity()).unwrap_or_default();
-    let words: Vec<String> = words.chain(facts).chain(places(network, &machine.files.fittings(), &before)).collect();
+    let wish: Wish = read_json(&machine.files.identity()).unwrap_or_default();
+    let id = if wish.same { "-".to_owned() } else { plan.id.0.simple().to_string() };
+    let facts = [plan.name.to_string(), id, seed];
+    let words: Vec<String> = words.chain(facts).chain(places(network, &machine.files.fittings(), &wish.macs)).collect();
     let done = agent.run(&words, SCRIPT.as_bytes(), CHANGE).await.map_err(|e| failed(e.to_string()))?;
     if done.code != Ok(0) {
         return Err(failed(format!("its change failed with {:?}: {}", done.code, String::from_utf8_lossy(&done.err))));

@@ -1,18 +1,20 @@
-//! What only machines can do: hibernation.
+//! What only machines can do: hibernation, another size while they run, and a move into a fresh QEMU.
 
 use super::{
     VmDriver,
     files::write_json,
+    hand_over,
     machine::Machine,
     memory::{self, Resume},
-    plug,
+    plug, resize,
     snapshot::finished,
 };
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
-use yun_drivers::{DriverError, ErrorKind, InstanceHandle, MachineDriver, Result};
+use yun_drivers::{DriverError, ErrorKind, InstanceHandle, MachineDriver, Renewed, Resized, Result};
 use yun_engine::work::Followed;
+use yun_types::Size;
 
 async fn hibernate(machine: &Machine) -> Result<()> {
     let (files, verb) = (&machine.files, "hibernate");
@@ -63,5 +65,25 @@ impl MachineDriver for VmDriver {
             hibernate(&machine).await
         }))
         .await
+    }
+
+    async fn resize(&self, handle: &InstanceHandle, size: Size) -> Result<Resized> {
+        let machine = self.machine(handle.id);
+        let _turn = machine.change.lock().await;
+        resize::resize(&self.host, &machine, size).await
+    }
+
+    async fn renew(&self, handle: &InstanceHandle) -> Result<Renewed> {
+        let machine = self.machine(handle.id);
+        let turn = Arc::clone(&machine.change).lock_owned().await;
+        let (qemu, verdict) = self.facts().await?;
+        let (host, program, accel, qemu) = (self.host.clone(), self.program().to_owned(), verdict.accel, *qemu);
+        let moving = Arc::clone(&machine);
+        let downtime = finished(tokio::spawn(async move {
+            let _turn = turn;
+            hand_over::hand_over(&host, &moving, &program, accel, qemu).await
+        }))
+        .await?;
+        Ok(Renewed { handle: self.handle(&machine.files.plan()?, machine.current().as_ref()), downtime })
     }
 }

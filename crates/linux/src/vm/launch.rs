@@ -7,6 +7,7 @@ use super::{
     journal::HELLO,
     memory, plug,
     process::Process,
+    resize::Room,
 };
 use nix::{
     sys::resource::{Resource, setrlimit},
@@ -15,7 +16,10 @@ use nix::{
 use serde_json::{Value, json};
 use std::{
     io,
-    os::unix::fs::{OpenOptionsExt, symlink},
+    os::{
+        fd::RawFd,
+        unix::fs::{OpenOptionsExt, symlink},
+    },
     path::Path,
     process::Stdio,
 };
@@ -36,6 +40,8 @@ pub(super) struct Circumstances {
     pub(super) short_firmware: bool,
     /// Whether one character device of QEMU reads one file and writes another.
     pub(super) two_files: bool,
+    /// How far the machine may grow while it runs.
+    pub(super) room: Option<Room>,
 }
 
 impl Circumstances {
@@ -49,6 +55,7 @@ impl Circumstances {
             vhost,
             short_firmware,
             two_files: qemu.reads_and_writes_files(),
+            room: Some(Room::of_host()),
         }
     }
 }
@@ -58,6 +65,9 @@ const TRANSLATION_MIB: u32 = 256;
 /// qboot, which comes with QEMU: a guest whose kernel QEMU loads needs nothing of a BIOS that looks for disks and shows menus. Emulated, that
 /// saves a quarter of a second of each boot; the slots for later devices work the same, since the kernel sets up what this firmware leaves.
 const SHORT_FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
+
+/// The descriptor under which one that takes a guest over finds its first tap; those of the other interfaces follow.
+pub(super) const FIRST_TAP: RawFd = 500;
 
 /// QEMU's arguments. One that waits for a memory executes nothing until it has been given one.
 pub(super) fn arguments(plan: &Plan, files: &Files, on: Circumstances) -> Vec<String> {
@@ -71,14 +81,22 @@ pub(super) fn arguments(plan: &Plan, files: &Files, on: Circumstances) -> Vec<St
     args.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     args.add("-msg", "timestamp=on");
     args.add("-pidfile", files.pid().display().to_string());
-    machine(&mut args, plan, on);
-    channels(&mut args, files, on);
-    disks(&mut args, plan, files, on);
-    network(&mut args, plan, on);
     let resume = memory::wanted(files);
-    plug::arguments(&mut args, &files.fittings(), resume.as_ref().map(|resume| &resume.layout), on);
-    // New with each start: a guest that goes on with a memory that was used before draws new random numbers then.
-    args.add("-device", "vmgenid,guid=auto");
+    let layout = resume.as_ref().map(|resume| &resume.layout);
+    let room = room(plan, files, on);
+    machine(&mut args, plan, on, layout.and_then(|layout| layout.processors), room);
+    channels(&mut args, files, on);
+    disks(&mut args, plan, files, on, room);
+    network(&mut args, plan, files, on);
+    plug::arguments(&mut args, files, layout, on, room);
+    if let Some(room) = room {
+        room.arguments(&mut args);
+    }
+    // New with each start: a guest that goes on with a memory that was used before draws new random numbers then. The short firmware would
+    // wait for ever with it.
+    if !is_short(plan, on) {
+        args.add("-device", "vmgenid,guid=auto");
+    }
     if resume.is_some() {
         args.add("-incoming", "defer");
     }
@@ -103,7 +121,13 @@ fn quoted(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-fn machine(args: &mut Arguments, plan: &Plan, on: Circumstances) {
+/// How far this run can grow: one that goes on with a memory as far as it could then.
+fn room(plan: &Plan, files: &Files, on: Circumstances) -> Option<Room> {
+    let fresh = on.room.map(|room| Room { queues: plan.cpu.ceil_cores().max(1), ..room });
+    memory::wanted(files).map_or(fresh, |resume| resume.layout.room)
+}
+
+fn machine(args: &mut Arguments, plan: &Plan, on: Circumstances, processors: Option<u32>, room: Option<Room>) {
     // Without the controllers that nobody uses, firmware and kernel have less to look for; without graphics, the firmware and a boot
     // loader show themselves on the serial console.
     args.add("-machine", "q35,sata=off,smbus=off,usb=off,vmport=off,graphics=off,dump-guest-core=off");
@@ -117,8 +141,17 @@ fn machine(args: &mut Arguments, plan: &Plan, on: Circumstances) {
             args.add("-cpu", "max");
         }
     }
-    args.add("-smp", format!("cpus={}", plan.cpu.ceil_cores().max(1)));
-    args.add("-m", format!("size={}M", plan.memory_mib));
+    let processors = processors.unwrap_or_else(|| plan.cpu.ceil_cores().max(1));
+    match room {
+        Some(room) => {
+            args.add("-smp", format!("cpus={processors},maxcpus={}", room.processors.max(processors)));
+            args.add("-m", format!("size={}M,maxmem={}M", plan.memory_mib, room.most_mib(plan.memory_mib)));
+        }
+        None => {
+            args.add("-smp", format!("cpus={processors}"));
+            args.add("-m", format!("size={}M", plan.memory_mib));
+        }
+    }
     args.add("-rtc", "base=utc");
     args.add("-object", "rng-random,id=entropy,filename=/dev/urandom");
     args.add("-device", "virtio-rng-pci,rng=entropy");
@@ -149,7 +182,8 @@ fn channels(args: &mut Arguments, files: &Files, on: Circumstances) {
     args.add("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0");
 }
 
-fn disks(args: &mut Arguments, plan: &Plan, files: &Files, on: Circumstances) {
+fn disks(args: &mut Arguments, plan: &Plan, files: &Files, on: Circumstances, room: Option<Room>) {
+    let queues = room.map_or_else(String::new, |room| format!(",num-queues={}", room.queues));
     let file = |path: &Path, direct: bool| json!({"driver": "file", "filename": path, "cache": {"direct": direct}, "discard": "unmap"});
     let mut disk = json!({
         "driver": "qcow2", "node-name": "disk", "discard": "unmap", "detect-zeroes": "unmap",
@@ -160,10 +194,10 @@ fn disks(args: &mut Arguments, plan: &Plan, files: &Files, on: Circumstances) {
         disk["backing"] = json!({"driver": "qcow2", "read-only": true, "file": read_only(file(base, false))});
     }
     args.add("-blockdev", disk.to_string());
-    args.add("-device", "virtio-blk-pci,drive=disk,id=disk,bootindex=1");
+    args.add("-device", format!("virtio-blk-pci,drive=disk,id=disk,bootindex=1{queues}"));
     let cidata = json!({"driver": "raw", "node-name": "cidata", "read-only": true, "file": read_only(file(&files.cidata(), false))});
     args.add("-blockdev", cidata.to_string());
-    args.add("-device", "virtio-blk-pci,drive=cidata,id=cidata");
+    args.add("-device", format!("virtio-blk-pci,drive=cidata,id=cidata{queues}"));
 }
 
 fn read_only(mut node: Value) -> Value {
@@ -171,10 +205,15 @@ fn read_only(mut node: Value) -> Value {
     node
 }
 
-fn network(args: &mut Arguments, plan: &Plan, on: Circumstances) {
+fn network(args: &mut Arguments, plan: &Plan, files: &Files, on: Circumstances) {
     let Some(network) = &plan.network else { return };
     let vhost = if on.vhost { ",vhost=on" } else { "" };
-    args.add("-netdev", format!("tap,id=net,ifname={},script=no,downscript=no{vhost}", network.tap));
+    let line = if files.next {
+        format!("tap,id=net,fd={FIRST_TAP}{vhost}")
+    } else {
+        format!("tap,id=net,ifname={},script=no,downscript=no{vhost}", network.tap)
+    };
+    args.add("-netdev", line);
     // An empty ROM file: nothing boots from the network, and firmware need not try.
     args.add(
         "-device",
@@ -182,10 +221,15 @@ fn network(args: &mut Arguments, plan: &Plan, on: Circumstances) {
     );
 }
 
+/// Whether the firmware only loads a kernel.
+fn is_short(plan: &Plan, on: Circumstances) -> bool {
+    plan.kernel.is_some() && on.short_firmware
+}
+
 fn boot(args: &mut Arguments, plan: &Plan, on: Circumstances) {
     args.add("-boot", "menu=off,strict=on");
     let Some(boot) = &plan.kernel else { return };
-    if on.short_firmware {
+    if is_short(plan, on) {
         args.add("-bios", SHORT_FIRMWARE);
     }
     args.add("-kernel", boot.kernel.display().to_string());
@@ -204,7 +248,14 @@ fn with_console(cmdline: &str) -> String {
 }
 
 /// Starts QEMU. It belongs to no terminal and to no session of ours, and what it prints goes to a file: it lives on when we die.
-pub(super) fn spawn(program: &str, plan: &Plan, files: &Files, on: Circumstances) -> Result<(Child, Process)> {
+/// `taps` are handed down to one that takes a guest over: the first is its first interface's.
+pub(super) fn spawn(
+    program: &str,
+    plan: &Plan,
+    files: &Files,
+    on: Circumstances,
+    taps: &[RawFd],
+) -> Result<(Child, Process)> {
     let name = &plan.name;
     let wrong = |e: io::Error| DriverError::io(format!("start VM {name}"), e);
     for stale in [files.qmp(), files.serial(), files.agent(), files.pid(), files.journal()] {
@@ -214,6 +265,7 @@ pub(super) fn spawn(program: &str, plan: &Plan, files: &Files, on: Circumstances
         }
     }
     std::fs::write(files.hello(), HELLO).map_err(wrong)?;
+    files.write_room(room(plan, files, on))?;
     if !on.two_files {
         std::fs::write(files.journal(), "").map_err(wrong)?;
         for (end, file) in [("in", files.hello()), ("out", files.journal())] {
@@ -234,10 +286,17 @@ pub(super) fn spawn(program: &str, plan: &Plan, files: &Files, on: Circumstances
     let mut command = Command::new(program);
     command.args(arguments(plan, files, on)).current_dir("/").stdin(Stdio::null());
     command.stdout(words.try_clone().map_err(wrong)?).stderr(words);
-    // SAFETY: setsid and setrlimit are async-signal-safe, which is all that may be called between fork and exec.
+    let taps = taps.to_vec();
+    // SAFETY: setsid, setrlimit and dup2 are async-signal-safe, which is all that may be called between fork and exec; the vector was made
+    // before, and its descriptors are open as long as the caller holds them.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             setsid()?;
+            for (tap, number) in taps.iter().zip(FIRST_TAP..) {
+                if nix::libc::dup2(*tap, number) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
             // A core file would hold the guest's memory.
             setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
             Ok(())
@@ -300,11 +359,11 @@ mod tests {
     }
 
     fn line(plan: &Plan, accel: Accel) -> String {
-        let files = Files { dir: "/state".into(), run: "/run,1".into() };
+        let files = Files { dir: "/state".into(), run: "/run,1".into(), next: false };
         arguments(
             plan,
             &files,
-            Circumstances { accel, direct: true, vhost: false, short_firmware: true, two_files: true },
+            Circumstances { accel, direct: true, vhost: false, short_firmware: true, two_files: true, room: None },
         )
         .join("\n")
     }
@@ -354,7 +413,7 @@ mod tests {
         });
         assert!(line(&plan, Accel::Tcg).contains("tap,id=net,ifname=yt-not-here,script=no,downscript=no\n"));
         assert!(line(&plan, Accel::Tcg).contains("mac=02:00:00:00:00:05,host_mtu=1450,romfile="));
-        let error = check(&plan, &Files { dir: "/state".into(), run: "/run".into() }).unwrap_err();
+        let error = check(&plan, &Files { dir: "/state".into(), run: "/run".into(), next: false }).unwrap_err();
         assert!(error.message.contains("yt-not-here is not there"), "{error}");
     }
 }

@@ -56,9 +56,14 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(host: &Host, id: InstanceId) -> Self {
+        Self::with(id, Files::of(host, id))
+    }
+
+    /// The machine that has these files.
+    pub(super) fn with(id: InstanceId, files: Files) -> Self {
         Self {
             id,
-            files: Files::of(host, id),
+            files,
             console: Console::default(),
             change: Arc::default(),
             monitor: tokio::sync::Mutex::new(()),
@@ -199,7 +204,7 @@ impl Machine {
 
     /// Starts QEMU and returns when its processor executes.
     pub(super) async fn start(&self, host: &Host, program: &str, plan: &Plan, on: Circumstances) -> Result<Run> {
-        let (child, process) = launch::spawn(program, plan, &self.files, on)?;
+        let (child, process) = launch::spawn(program, plan, &self.files, on, &[])?;
         let run = Run { process, boot_id: boot_id(), since: chrono::Utc::now(), accel: on.accel, exit: None };
         let written = self.files.write_run(&run);
         if let Err(error) = share::join(&host.cgroup(), &self.id.to_string(), plan.cpu, process.pid) {

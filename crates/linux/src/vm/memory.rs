@@ -120,7 +120,7 @@ fn too_old(error: DriverError) -> DriverError {
 }
 
 /// Resolves when the memory has been written or read.
-async fn transferred(machine: &Machine, verb: &str, work: &Followed) -> Result<()> {
+pub(super) async fn transferred(machine: &Machine, verb: &str, work: &Followed) -> Result<()> {
     let (mut last, mut moved) = (0, Instant::now());
     loop {
         let info = machine.command("query-migrate", Value::Null).await.map_err(|e| machine.failed(verb, e))?;
@@ -174,8 +174,10 @@ pub(super) async fn go_on(machine: &Machine) -> Result<()> {
     let verb = "wake";
     let unreadable = |error: DriverError| {
         let name = machine.name();
+        let said = machine.files.said();
+        let said = said.trim().lines().last().map_or_else(String::new, |line| format!(" ({line})"));
         let message = format!(
-            "{}; start it without its memory: yun stop {name} drops that, and yun start {name} boots it",
+            "{}{said}; start it without its memory: yun stop {name} drops that, and yun start {name} boots it",
             error.message
         );
         DriverError::new(ErrorKind::Damaged, "MemoryDamaged", message)
@@ -204,7 +206,7 @@ mod tests {
     #[test]
     fn a_plan_is_that_of_the_memory_while_there_is_one() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files { dir: dir.path().into(), run: dir.path().into() };
+        let files = Files { dir: dir.path().into(), run: dir.path().into(), next: false };
         let plan = plan_for(&instance(&[], None));
         assert_eq!(fit(&files, plan.clone()), plan);
         let before = Plan { memory_mib: 64, cpu: Cpu(2000), ..plan.clone() };

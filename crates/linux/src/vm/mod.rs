@@ -12,7 +12,9 @@ mod disk;
 mod engine;
 mod files;
 mod guest;
+mod hand_over;
 mod identity;
+mod inside;
 mod journal;
 mod keep;
 mod launch;
@@ -22,6 +24,7 @@ mod memory;
 mod plug;
 mod process;
 mod qmp;
+mod resize;
 mod share;
 mod snapshot;
 mod socket;
@@ -32,6 +35,7 @@ pub use accel::AccelChoice;
 use crate::host::Host;
 use accel::Verdict;
 use async_trait::async_trait;
+use bytes::Bytes;
 use disk::CheckedImages;
 use engine::Version;
 use files::{Connection, DirectBoot, Files, Plan, Run};
@@ -310,7 +314,9 @@ impl InstanceDriver for VmDriver {
     }
 
     async fn recover(&self, handle: &InstanceHandle) -> Result<Observed> {
-        Ok(self.machine(handle.id).observe().await)
+        let machine = self.machine(handle.id);
+        self.settled(&machine).await?;
+        Ok(machine.observe().await)
     }
 
     async fn wait(&self, handle: &InstanceHandle) -> Result<Option<Exit>> {
@@ -347,6 +353,7 @@ impl InstanceDriver for VmDriver {
     async fn remove(&self, id: InstanceId) -> Result<()> {
         let machine = self.machine(id);
         let _turn = machine.change.lock().await;
+        hand_over::settle(&machine).await?;
         if let Some(run) = machine.current() {
             machine.kill(&run).await?;
         }
@@ -365,12 +372,21 @@ impl InstanceDriver for VmDriver {
         Ok(())
     }
 
-    async fn exec(&self, handle: &InstanceHandle, _request: ExecRequest) -> Result<Session> {
-        let name = self.machine(handle.id).name();
-        let message = format!(
-            "{name} is a VM, and nothing from outside starts processes in it: use yun ssh {name}, or yun console {name}"
-        );
-        Err(DriverError::unavailable("NoExecInVm", message))
+    async fn exec(&self, handle: &InstanceHandle, request: ExecRequest) -> Result<Session> {
+        inside::exec(&self.machine(handle.id), request).await
+    }
+
+    async fn read_files(&self, id: InstanceId, path: &str) -> Result<BoxStream<'static, io::Result<Bytes>>> {
+        inside::read(&self.machine(id), path).await
+    }
+
+    async fn write_files(
+        &self,
+        id: InstanceId,
+        path: &str,
+        archive: BoxStream<'static, io::Result<Bytes>>,
+    ) -> Result<()> {
+        inside::write(&self.machine(id), path, archive).await
     }
 
     async fn console(&self, handle: &InstanceHandle) -> Result<Session> {

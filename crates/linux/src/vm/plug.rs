@@ -9,14 +9,17 @@
 
 use super::{
     files::{Files, Plan},
-    launch::{Arguments, Circumstances},
+    launch::{Arguments, Circumstances, FIRST_TAP},
     machine::Machine,
     qmp::QmpError,
+    resize::{self, Room},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    os::fd::RawFd,
     path::Path,
     time::Duration,
 };
@@ -42,8 +45,14 @@ pub(super) struct Layout {
     pub(super) volumes: BTreeMap<String, usize>,
     /// The ports of the interfaces after the first, in their order.
     pub(super) interfaces: Vec<usize>,
-    /// The hardware addresses of all interfaces, in their order.
-    pub(super) macs: Vec<String>,
+    /// The hardware addresses and addresses of all interfaces, in their order.
+    pub(super) nics: Vec<(String, Ipv4Addr)>,
+    /// How many processors it had, if that was written down.
+    #[serde(default)]
+    pub(super) processors: Option<u32>,
+    /// How far it could grow, if it could.
+    #[serde(default)]
+    pub(super) room: Option<Room>,
 }
 
 /// How many ports the bus has in a run that no memory decides about.
@@ -86,10 +95,18 @@ impl Device<'_> {
     }
 }
 
-/// The hardware addresses of all interfaces, in their order.
-pub(super) fn macs(plan: &Plan, fittings: &Fittings) -> Vec<String> {
-    let first = plan.network.iter().map(|network| network.mac.clone());
-    first.chain(in_order(fittings).into_iter().map(|attachment| attachment.nic.mac.clone())).collect()
+impl Layout {
+    /// The hardware addresses of all interfaces, in their order.
+    pub(super) fn macs(&self) -> Vec<String> {
+        self.nics.iter().map(|(mac, _)| mac.clone()).collect()
+    }
+}
+
+/// The hardware addresses and addresses of all interfaces, in their order.
+pub(super) fn nics(plan: &Plan, fittings: &Fittings) -> Vec<(String, Ipv4Addr)> {
+    let first = plan.network.iter().map(|network| (network.mac.clone(), network.address));
+    let more = in_order(fittings).into_iter().map(|attachment| (attachment.nic.mac.clone(), attachment.nic.address));
+    first.chain(more).collect()
 }
 
 /// What is plugged in where now.
@@ -97,7 +114,13 @@ pub(super) async fn layout(machine: &Machine, plan: &Plan) -> Result<Layout> {
     let fittings = machine.files.fittings();
     let there = devices(machine).await?;
     let ports = there.iter().filter(|id| id.starts_with("slot")).count();
-    let mut layout = Layout { ports, macs: macs(plan, &fittings), ..Layout::default() };
+    let mut layout = Layout {
+        ports,
+        nics: nics(plan, &fittings),
+        processors: Some(resize::processors(machine).await?),
+        room: machine.files.room(),
+        ..Layout::default()
+    };
     for volume in fittings.volumes.iter().map(volume_id).filter(|id| there.contains(id)) {
         let port = port_of(machine, &volume).await?;
         layout.volumes.insert(volume, port);
@@ -168,12 +191,18 @@ fn backend(volume: &FittedVolume) -> Value {
     })
 }
 
-fn disk(volume: &FittedVolume, slot: usize) -> Value {
+fn disk(volume: &FittedVolume, slot: usize, room: Option<Room>) -> Value {
     let id = volume_id(volume);
-    json!({"driver": "virtio-blk-pci", "drive": id, "id": id, "serial": serial(volume), "bus": format!("slot{slot}")})
+    let mut disk = json!({
+        "driver": "virtio-blk-pci", "drive": id, "id": id, "serial": serial(volume), "bus": format!("slot{slot}"),
+    });
+    if let Some(room) = room {
+        disk["num-queues"] = room.queues.into();
+    }
+    disk
 }
 
-fn tap(attachment: &Attachment) -> &str {
+pub(super) fn tap(attachment: &Attachment) -> &str {
     match &attachment.port {
         Port::Tap { interface } | Port::Namespace { interface, .. } => interface,
     }
@@ -187,10 +216,12 @@ fn card(attachment: &Attachment, slot: usize) -> Value {
     })
 }
 
-fn line(attachment: &Attachment, vhost: bool) -> Value {
-    let mut line = json!({
-        "type": "tap", "id": nic_id(attachment), "ifname": tap(attachment), "script": "no", "downscript": "no",
-    });
+fn line(attachment: &Attachment, vhost: bool, descriptor: Option<RawFd>) -> Value {
+    let id = nic_id(attachment);
+    let mut line = match descriptor {
+        Some(number) => json!({"type": "tap", "id": id, "fd": number.to_string()}),
+        None => json!({"type": "tap", "id": id, "ifname": tap(attachment), "script": "no", "downscript": "no"}),
+    };
     if vhost {
         line["vhost"] = Value::Bool(true);
     }
@@ -198,8 +229,17 @@ fn line(attachment: &Attachment, vhost: bool) -> Value {
 }
 
 /// The arguments that plug everything in from the start.
-pub(super) fn arguments(args: &mut Arguments, fittings: &Fittings, layout: Option<&Layout>, on: Circumstances) {
-    let (ports, places) = places(fittings, layout);
+pub(super) fn arguments(
+    args: &mut Arguments,
+    files: &Files,
+    layout: Option<&Layout>,
+    on: Circumstances,
+    room: Option<Room>,
+) {
+    let fittings = files.fittings();
+    let (ports, places) = places(&fittings, layout);
+    // Behind that of the first interface.
+    let mut descriptors = FIRST_TAP + 1..;
     for port in 0..ports {
         args.add("-device", format!("pcie-root-port,id=slot{port},chassis={},bus=pcie.0", port + 1));
     }
@@ -207,10 +247,11 @@ pub(super) fn arguments(args: &mut Arguments, fittings: &Fittings, layout: Optio
         match device {
             Device::Volume(volume) => {
                 args.add("-blockdev", backend(volume).to_string());
-                args.add("-device", disk(volume, port).to_string());
+                args.add("-device", disk(volume, port, room).to_string());
             }
             Device::Interface(attachment) => {
-                args.add("-netdev", line(attachment, on.vhost).to_string());
+                let descriptor = files.next.then(|| descriptors.next()).flatten();
+                args.add("-netdev", line(attachment, on.vhost, descriptor).to_string());
                 args.add("-device", card(attachment, port).to_string());
             }
         }
@@ -316,12 +357,13 @@ async fn plug_disk(machine: &Machine, volume: &FittedVolume) -> Result<()> {
     // What a crash left between the two steps.
     let _ = machine.command("blockdev-del", json!({"node-name": volume_id(volume)})).await;
     run(machine, "open a volume for", "blockdev-add", backend(volume)).await?;
-    plug(machine, |slot| disk(volume, slot)).await
+    let room = machine.files.room();
+    plug(machine, |slot| disk(volume, slot, room)).await
 }
 
 async fn plug_card(machine: &Machine, attachment: &Attachment) -> Result<()> {
     let _ = machine.command("netdev_del", json!({"id": nic_id(attachment)})).await;
-    run(machine, "open an interface for", "netdev_add", line(attachment, false)).await?;
+    run(machine, "open an interface for", "netdev_add", line(attachment, false, None)).await?;
     plug(machine, |slot| card(attachment, slot)).await
 }
 
@@ -396,9 +438,12 @@ mod tests {
         let fittings = Fittings { volumes: vec![volume("a"), volume("b")], interfaces: vec![] };
         assert_eq!(slots(&fittings), 6);
         let mut args = Arguments(Vec::new());
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files { dir: dir.path().into(), run: dir.path().into(), next: false };
+        files.write_fittings(&fittings).unwrap();
         arguments(
             &mut args,
-            &fittings,
+            &files,
             None,
             Circumstances {
                 accel: yun_types::Accel::Tcg,
@@ -406,7 +451,9 @@ mod tests {
                 vhost: false,
                 short_firmware: false,
                 two_files: false,
+                room: None,
             },
+            None,
         );
         let text = args.0.join("\n");
         assert!(text.contains(r#""bus":"slot1""#) && text.contains(r#""filename":"/v/disk, old.raw""#), "{text}");
@@ -423,7 +470,7 @@ mod tests {
         };
         let fittings = Fittings { volumes: vec![new, old.clone()], interfaces: vec![card(7), card(3)] };
         let volumes = BTreeMap::from([(volume_id(&old), 5)]);
-        let layout = Layout { ports: 6, volumes, interfaces: vec![2], macs: vec![] };
+        let layout = Layout { ports: 6, volumes, interfaces: vec![2], ..Layout::default() };
         let (ports, places) = places(&fittings, Some(&layout));
         let places: Vec<_> = places.iter().map(|(device, port)| (device.id(), *port)).collect();
         // What came since waits.

@@ -71,6 +71,17 @@ impl Held {
         self.fd.readable().await.map(drop)
     }
 
+    /// A descriptor of ours for the file that it has under this number.
+    pub(super) fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
+        // SAFETY: pidfd_getfd takes three integers and touches no memory of ours; the pidfd is open as long as `self` lives.
+        let raw = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.fd.get_ref().as_raw_fd(), number, 0) };
+        match i32::try_from(raw) {
+            // SAFETY: the call above returned this descriptor to us; nobody else owns it.
+            Ok(raw) if raw >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(raw) }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Sends a signal. Ok if it is dead already.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         let fd = self.fd.get_ref().as_raw_fd();

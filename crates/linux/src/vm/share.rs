@@ -48,9 +48,13 @@ pub(super) fn join(parent: &str, name: &str, cpu: Cpu, pid: i32) -> io::Result<(
 }
 
 fn join_in(hierarchy: &Hierarchy, parent: &str, name: &str, cpu: Cpu, pid: i32) -> io::Result<()> {
+    join_as(hierarchy, parent, name, cpu, false, pid)
+}
+
+fn join_as(hierarchy: &Hierarchy, parent: &str, name: &str, cpu: Cpu, always: bool, pid: i32) -> io::Result<()> {
     let (root, settings) = match hierarchy {
-        Hierarchy::V1(root) => (root, v1_settings(cpu).to_vec()),
-        Hierarchy::V2(root) => (root, v2_settings(cpu).to_vec()),
+        Hierarchy::V1(root) => (root, v1_settings(cpu, always).to_vec()),
+        Hierarchy::V2(root) => (root, v2_settings(cpu, always).to_vec()),
     };
     let above = root.join(parent);
     let group = above.join(name);
@@ -67,21 +71,26 @@ fn join_in(hierarchy: &Hierarchy, parent: &str, name: &str, cpu: Cpu, pid: i32) 
     std::fs::write(group.join("cgroup.procs"), pid.to_string())
 }
 
-fn fraction(cpu: Cpu) -> Option<u64> {
-    (!cpu.0.is_multiple_of(1000)).then(|| u64::from(cpu.0) * PERIOD / 1000)
+/// Changes the share of a process that has so many processors, and so a ceiling if that is more than its share.
+pub(super) fn limit(parent: &str, name: &str, cpu: Cpu, processors: u32, pid: i32) -> io::Result<()> {
+    here().map_or(Ok(()), |hierarchy| join_as(&hierarchy, parent, name, cpu, cpu.ceil_cores() < processors, pid))
+}
+
+fn ceiling(cpu: Cpu, always: bool) -> Option<u64> {
+    (always || !cpu.0.is_multiple_of(1000)).then(|| u64::from(cpu.0) * PERIOD / 1000)
 }
 
 /// 1024 shares a core, as the kernel counts by default.
-fn v1_settings(cpu: Cpu) -> [(&'static str, String); 3] {
+fn v1_settings(cpu: Cpu, always: bool) -> [(&'static str, String); 3] {
     let shares = (u64::from(cpu.0) * 1024 / 1000).clamp(2, 262_144);
-    let ceiling = fraction(cpu).map_or("-1".to_owned(), |quota| quota.to_string());
+    let ceiling = ceiling(cpu, always).map_or("-1".to_owned(), |quota| quota.to_string());
     [("cpu.shares", shares.to_string()), ("cpu.cfs_period_us", PERIOD.to_string()), ("cpu.cfs_quota_us", ceiling)]
 }
 
 /// A weight of 100 a core, which is the kernel's default for one group.
-fn v2_settings(cpu: Cpu) -> [(&'static str, String); 2] {
+fn v2_settings(cpu: Cpu, always: bool) -> [(&'static str, String); 2] {
     let weight = (u64::from(cpu.0) / 10).clamp(1, 10_000);
-    let ceiling = fraction(cpu).map_or("max".to_owned(), |quota| quota.to_string());
+    let ceiling = ceiling(cpu, always).map_or("max".to_owned(), |quota| quota.to_string());
     [("cpu.weight", weight.to_string()), ("cpu.max", format!("{ceiling} {PERIOD}"))]
 }
 
@@ -127,6 +136,11 @@ mod tests {
         assert_eq!((read("cpu.weight"), read("cpu.max")), ("150".into(), "150000 100000".into()));
         join_in(&Hierarchy::V2(root.path().into()), "yun-1", "i", Cpu(1000), 42).unwrap();
         assert_eq!(read("cpu.max"), "max 100000");
+        // Fewer than the machine has.
+        join_as(&Hierarchy::V1(root.path().into()), "yun-1", "i", Cpu(1000), true, 42).unwrap();
+        assert_eq!(read("cpu.cfs_quota_us"), "100000");
+        join_as(&Hierarchy::V2(root.path().into()), "yun-1", "i", Cpu(1000), true, 42).unwrap();
+        assert_eq!(read("cpu.max"), "100000 100000");
         assert!(leave_in(root.path(), "yun-1", "nobody").is_ok());
     }
 }

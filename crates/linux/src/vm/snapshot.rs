@@ -15,6 +15,7 @@ use super::{
     engine::qemu_img,
     files::{Files, read_json, write_json},
     guest,
+    identity::Wish,
     machine::Machine,
     memory::{self, Resume},
     plug::{self, Layout},
@@ -197,21 +198,35 @@ async fn restore(machine: &Machine, snapshot: SnapshotId, with_memory: bool) -> 
     done.map_err(|e| failed(&name, "restore", e))?;
     if with_memory {
         // An interface that went and came back has another address since.
-        let now = plug::macs(&files.plan()?, &files.fittings());
-        if !now.starts_with(&layout.macs) {
-            files.write_identity(&layout.macs)?;
+        let now = plug::nics(&files.plan()?, &files.fittings());
+        if !now.starts_with(&layout.nics) {
+            files.write_identity(&Wish { macs: layout.macs(), same: true })?;
         }
         memory::keep(files, &place.memory(), &record.resume)?;
     }
     Ok(())
 }
 
-/// Copies a snapshot's disk into that of a new VM, over the same image, and lends it the memory.
+/// Copies a snapshot's disk into that of a new VM, over the same image, and lends it the memory. The snapshot of a clone is taken for this.
 async fn seed(source: &Machine, files: &Files, template: &Template) -> Result<()> {
-    if files.disk().exists() {
-        return Ok(());
-    }
     let place = Place::of(&source.files, template.snapshot);
+    if !files.disk().exists() {
+        if template.live {
+            if !source.files.disk().exists() {
+                let message = format!("cannot copy the disk of VM {}: it is gone", template.name);
+                return Err(DriverError::new(ErrorKind::NotFound, "SourceGone", message));
+            }
+            let name = "clone".parse().map_err(|e| {
+                DriverError::new(ErrorKind::Internal, "BadName", "cannot name the snapshot of a clone").with(e)
+            })?;
+            take(source, &SnapshotOrder { id: template.snapshot, name, memory: false }, &Followed::default()).await?;
+        }
+        copy_seed(source, &place, files, template).await?;
+    }
+    if template.live { clear(source, &place).await } else { Ok(()) }
+}
+
+async fn copy_seed(source: &Machine, place: &Place, files: &Files, template: &Template) -> Result<()> {
     let record = place.read(source)?;
     files.make()?;
     memory::forget(files)?;
@@ -221,10 +236,10 @@ async fn seed(source: &Machine, files: &Files, template: &Template) -> Result<()
     if template.memory && record.facts.memory {
         plug::check_layout(&template.name, &record.resume.layout, &files.fittings())?;
         memory::keep(files, &place.memory(), &record.resume)?;
-        files.write_identity(&record.resume.layout.macs)?;
+        files.write_identity(&Wish { macs: record.resume.layout.macs(), same: false })?;
     }
     // The disk is last: once it is there, all is.
-    std::fs::rename(files.dir.join("disk.draft"), files.disk()).map_err(|e| wrong(&place, "use", e))
+    std::fs::rename(files.dir.join("disk.draft"), files.disk()).map_err(|e| wrong(place, "use", e))
 }
 
 /// Copies what a snapshot has over its image. Its clusters never change, so they can be read while the guest runs.
@@ -272,7 +287,7 @@ impl SnapshotDriver for VmDriver {
 
     async fn seed(&self, instance: InstanceId, template: &Template) -> Result<()> {
         let (machine, source) = (self.machine(instance), self.machine(template.instance));
-        if machine.files.disk().exists() {
+        if machine.files.disk().exists() && !template.live {
             return Ok(());
         }
         // The source first: nobody takes turns the other way round, for no VM is seeded from one that is being seeded.

@@ -107,7 +107,7 @@ async fn a_vm_that_is_not_there_is_absent_and_removable() {
     assert_eq!(driver.console(&handle).await.unwrap_err().reason, "NotRunning");
     assert_eq!(driver.logs(id, LogRequest::default()).await.err().unwrap().kind, ErrorKind::NotFound);
     let error = driver.exec(&handle, ExecRequest::default()).await.unwrap_err();
-    assert!(error.kind == ErrorKind::Unavailable && error.message.contains("yun ssh"), "{error}");
+    assert!(error.kind == ErrorKind::Conflict && error.message.contains("yun start"), "{error}");
     driver.remove(id).await.unwrap();
 }
 

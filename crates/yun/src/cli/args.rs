@@ -105,6 +105,9 @@ pub(crate) enum Command {
     Resume(ManyInstances),
     /// Save running VMs to disk with their memory, and end them; yun start lets them go on where they were
     Hibernate(ManyInstances),
+    /// Make another VM of a VM's disk as it is now, with an identity of its own
+    #[command(after_help = "Examples:\n  yun clone vm1 vm2\n  yun clone vm1 vm2 --size memory:2G --publish 2222:22")]
+    Clone(super::clone::CloneArgs),
     /// Remove instances and their disks
     #[command(
         visible_alias = "delete",
@@ -116,8 +119,10 @@ pub(crate) enum Command {
         after_help = "Examples:\n  yun set web --size cpu:2,memory:1G,disk:2G\n  yun set web --publish 8081:80 --restart never"
     )]
     Set(SetArgs),
-    /// Run a command in a container
-    #[command(after_help = "Examples:\n  yun exec web -- ls -l /\n  yun exec -it web -- sh")]
+    /// Run a command in an instance; in a VM its guest agent does, without a terminal (yun ssh has one)
+    #[command(
+        after_help = "Examples:\n  yun exec web -- ls -l /\n  yun exec -it web -- sh\n  yun exec vm1 -- uname -a"
+    )]
     Exec(ExecArgs),
     /// Connect this terminal to the main process of a container (leave with Ctrl-p Ctrl-q)
     #[command(

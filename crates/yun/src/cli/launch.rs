@@ -130,7 +130,7 @@ async fn what_and_who(cloud: &Cloud, args: &LaunchArgs) -> Result<(String, Name)
     }
 }
 
-fn report(cloud: &Cloud, instance: &Instance, took: Duration) -> Result<()> {
+pub(super) fn report(cloud: &Cloud, instance: &Instance, took: Duration) -> Result<()> {
     let name = &instance.metadata.name;
     if !matches!(cloud.output, Format::Table | Format::Wide) {
         return output::object(instance, cloud.output, name.as_str());

@@ -3,6 +3,7 @@
 mod apply;
 pub(crate) mod args;
 mod attach;
+mod clone;
 pub(crate) mod complete;
 mod compose;
 mod connect;
@@ -68,6 +69,7 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Pause(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Pause, None).await,
         Command::Resume(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Resume, None).await,
         Command::Hibernate(args) => instance::act(cloud, args, yun_api::cloud::InstanceAction::Hibernate, None).await,
+        Command::Clone(args) => clone::clone(cloud, args).await,
         Command::Rm(args) => instance::rm(cloud, args).await,
         Command::Set(args) => instance::set(cloud, args).await,
         Command::Explain(args) => match args.kind {

@@ -6,7 +6,7 @@ use crate::{
     core::Control,
     error::{Refusal, nearest},
     group, image,
-    instance::{Pool, Promise, catch_up},
+    instance::{Pool, Promise, catch_up, locate},
     network,
     operation::{self, reference},
     rows::{ExplanationRow, GroupRow, ImageRow, InstanceRow, NetworkRow, NodeRow, ProjectRow, VolumeRow},
@@ -14,7 +14,7 @@ use crate::{
 };
 use std::sync::Arc;
 use uuid::Uuid;
-use yun_api::cloud::InstanceCreate;
+use yun_api::cloud::{InstanceClone, InstanceCreate};
 use yun_plan::{
     place::{self, Ask, Decision, Placement},
     quota, spec,
@@ -22,7 +22,7 @@ use yun_plan::{
 use yun_store::{Row, StoreError, Table, Txn, commit};
 use yun_types::{
     Explanation, Generation, GroupMember, Image, ImageId, ImagePin, Instance, InstanceId, InstanceSpec, InstanceState,
-    InstanceStatus, Metadata, Name, NodeId, ObjectKind, Operation, OperationKind, Origin, Role,
+    InstanceStatus, Metadata, Name, NameOrId, NodeId, ObjectKind, Operation, OperationKind, Origin, Role,
 };
 
 /// What a new instance is made from, as the caches show it now.
@@ -49,12 +49,45 @@ pub async fn create(
     project: &Name,
     body: InstanceCreate,
 ) -> Result<Operation, Refusal> {
+    create_from(c, caller, project, &body.name, || {
+        let template = body.spec.template.as_ref().map(|name| template::ground(c, project, name)).transpose()?;
+        Ok((body.clone(), template))
+    })
+    .await
+}
+
+/// Creates an instance that begins with the disk of another one as it is now.
+pub async fn clone(
+    c: &Arc<Control>,
+    caller: &Caller,
+    project: &Name,
+    source: &NameOrId,
+    body: InstanceClone,
+) -> Result<Operation, Refusal> {
+    let snapshot = Uuid::new_v4();
+    create_from(c, caller, project, &body.name, || {
+        let row = locate(c, project, source)?;
+        let create = template::clone_of(&row.value.0, &body);
+        Ok((create, Some(template::itself(row, snapshot)?)))
+    })
+    .await
+}
+
+/// Creates an instance of what is asked for and what it is made from, both looked at again while others are faster.
+async fn create_from(
+    c: &Arc<Control>,
+    caller: &Caller,
+    project: &Name,
+    name: &Name,
+    look: impl Fn() -> Result<(InstanceCreate, Option<template::Ground>), Refusal>,
+) -> Result<Operation, Refusal> {
     let id = InstanceId(Uuid::new_v4());
     let trust = if caller.has_cloud(Role::Admin) { spec::Trust::Cloud } else { spec::Trust::Project };
     let _held = c.holdings.read().await;
     for _ in 0..ATTEMPTS {
-        group::refuse_taken(c, project, &body.name)?;
-        let ground = ground(c, project, &body)?;
+        group::refuse_taken(c, project, name)?;
+        let (body, template) = look()?;
+        let ground = ground(c, project, &body, template)?;
         let draft = draft(c, trust, &ground, id, &body, None)?;
         let mut operation = operation::begin(
             c,
@@ -72,9 +105,9 @@ pub async fn create(
                     .unwrap_or(operation));
             }
             Err(StoreError::Exists { key, .. })
-                if key == Table::<InstanceRow>::key(&[project.as_str(), body.name.as_str()]) =>
+                if key == Table::<InstanceRow>::key(&[project.as_str(), name.as_str()]) =>
             {
-                return Err(exists(project, &body.name));
+                return Err(exists(project, name));
             }
             Err(e) if e.is_conflict() => catch_up(c, &e).await?,
             Err(e) => return Err(e.into()),
@@ -82,7 +115,7 @@ pub async fn create(
     }
     Err(Refusal::conflict(
         "Conflict",
-        format!("cannot create instance {}: the project or its image changes all the time; try again", body.name),
+        format!("cannot create instance {name}: the project or its image changes all the time; try again"),
     ))
 }
 
@@ -97,7 +130,8 @@ pub(crate) async fn create_member(
     let id = InstanceId(Uuid::new_v4());
     let _held = c.holdings.read().await;
     for _ in 0..ATTEMPTS {
-        let ground = ground(c, project, &body)?;
+        let template = body.spec.template.as_ref().map(|name| template::ground(c, project, name)).transpose()?;
+        let ground = ground(c, project, &body, template)?;
         let draft = draft(c, spec::Trust::Cloud, &ground, id, &body, Some(&tie))?;
         let written = write(c, &ground, &draft, None).await;
         draft.promise.answered(&written);
@@ -119,14 +153,18 @@ fn exists(project: &Name, name: &Name) -> Refusal {
     )
 }
 
-fn ground(c: &Control, project: &Name, body: &InstanceCreate) -> Result<Ground, Refusal> {
+fn ground(
+    c: &Control,
+    project: &Name,
+    body: &InstanceCreate,
+    template: Option<template::Ground>,
+) -> Result<Ground, Refusal> {
     let found = c.projects.cache.get(&[project.as_str()]).filter(|row| row.value.0.metadata.deleting.is_none());
     let row = found.ok_or_else(|| Refusal::not_found(ObjectKind::Project, project, None))?;
     if c.instances.cache.get(&[project.as_str(), body.name.as_str()]).is_some() {
         return Err(exists(project, &body.name));
     }
     let image = image::locate(c, project, &body.spec.image)?;
-    let template = body.spec.template.as_ref().map(|name| template::ground(c, project, name)).transpose()?;
     Ok(Ground { project: row, image, template })
 }
 

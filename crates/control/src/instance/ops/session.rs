@@ -10,16 +10,14 @@ use yun_plan::lifecycle;
 use yun_store::Row;
 use yun_types::{InstanceId, InstanceKind, Name, NameOrId};
 
-/// Runs a process in a container.
+/// Runs a process in an instance: in a VM, its guest agent does.
 pub async fn exec(
     c: &Arc<Control>,
     project: &Name,
     instance: &NameOrId,
     request: ExecRequest,
 ) -> Result<Session, Refusal> {
-    let row = of_kind(c, project, instance, InstanceKind::Container, |name| {
-        format!("instance {name} is a VM: use yun ssh {name} or yun console {name}")
-    })?;
+    let row = locate(c, project, instance)?;
     if request.command.first().is_none_or(String::is_empty) {
         let name = &row.value.0.metadata.name;
         return Err(Refusal::bad_request(

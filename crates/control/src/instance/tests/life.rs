@@ -246,7 +246,7 @@ async fn sessions_logs_and_connections_reach_the_node() {
     assert!(exec("web", "ls").await.is_ok());
     assert_eq!(text(exec("web", "nope").await), "the image has no nope");
     assert!(text(exec("web", "").await).contains("no command was given"));
-    assert_eq!(text(exec("box", "ls").await), "instance box is a VM: use yun ssh box or yun console box");
+    assert!(exec("box", "ls").await.is_ok());
     assert!(ops::console(&cloud.c, &project, &named("box")).await.is_ok());
     assert!(
         text(ops::console(&cloud.c, &project, &named("web")).await)

@@ -42,6 +42,7 @@ const TESTS: &[(&str, &str)] = &[
     ("mtools", "/usr/bin/mcopy"),
     ("docker-cli|docker.io", "/usr/bin/docker"),
     ("docker-compose", "/usr/bin/docker-compose"),
+    ("prometheus", "/usr/bin/promtool"),
 ];
 
 /// The S3 server that tests of backups talk to: from PyPI, in a place of its own.

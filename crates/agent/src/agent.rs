@@ -5,6 +5,7 @@ use crate::{
     events::{self, Events},
     ledger::Ledger,
     link::Callback,
+    meter,
     node::{Node, Parts},
     orders,
 };
@@ -79,6 +80,8 @@ impl Agent {
         tasks.spawn("reports", move |task| async move { outbox.outbox.carry(link, id, seed, task).await });
         let beating = node.clone();
         tasks.spawn("heartbeat", move |task| orders::heartbeat(beating, task));
+        let measuring = node.clone();
+        tasks.spawn("meter", move |task| meter::run(measuring, task));
         tasks.spawn("orders", move |task| orders::run(node, callback, task));
         Ok(handle)
     }

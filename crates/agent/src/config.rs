@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
-use yun_drivers::{ImageDriver, InstanceDriver, MachineDriver, NetworkDriver, SnapshotDriver, VolumeDriver};
+use yun_drivers::{ImageDriver, InstanceDriver, MachineDriver, Meter, NetworkDriver, SnapshotDriver, VolumeDriver};
 use yun_types::{InstanceKind, NodeFacts, NodeUsage};
 
 /// An agent's settings.
@@ -12,6 +12,8 @@ pub struct AgentConfig {
     pub state: PathBuf,
     /// The time between two heartbeats.
     pub heartbeat: Duration,
+    /// The time between two measurements of what is used.
+    pub measure: Duration,
     /// How many instances may be prepared and started at the same time: more only make each other slower.
     pub parallel_starts: usize,
     /// How long registration waits for drivers that are still finding out what they can do. Slower ones are told of later.
@@ -29,6 +31,7 @@ impl AgentConfig {
         Self {
             state: state.into(),
             heartbeat: Duration::from_secs(2),
+            measure: Duration::from_secs(5),
             parallel_starts: (2 * cores).max(4),
             probe_limit: Duration::from_secs(10),
             network_linger: Duration::from_secs(30),
@@ -56,6 +59,8 @@ pub struct Drivers {
     pub container_snapshots: Arc<dyn SnapshotDriver>,
     /// What only VMs can do.
     pub machines: Arc<dyn MachineDriver>,
+    /// What is used.
+    pub meter: Arc<dyn Meter>,
 }
 
 impl Drivers {

@@ -26,6 +26,7 @@ mod images;
 mod keep;
 mod ledger;
 mod link;
+mod meter;
 mod networks;
 mod node;
 mod orders;

@@ -249,6 +249,11 @@ impl Node {
         self.lock().get(&id).map(|slot| (slot.kind, slot.shown.borrow().clone()))
     }
 
+    /// The instances of which a process is there.
+    pub(crate) fn live(&self) -> Vec<(InstanceId, InstanceKind)> {
+        self.lock().iter().filter(|(_, slot)| slot.shown.borrow().live).map(|(id, slot)| (*id, slot.kind)).collect()
+    }
+
     /// What all owners show.
     pub(crate) fn all_shown(&self) -> BTreeMap<InstanceId, Shown> {
         self.lock().iter().map(|(id, slot)| (*id, slot.shown.borrow().clone())).collect()

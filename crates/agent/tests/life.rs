@@ -27,6 +27,7 @@ async fn a_node_registers_with_its_drivers_and_says_that_it_lives() {
     bench.clock.advance(10 * SECOND).await;
     assert!((5..=6).contains(&bench.control.desk().heartbeats), "{}", bench.control.desk().heartbeats);
     assert_eq!(bench.control.desk().usage.cpu, Cpu(250));
+    assert_eq!(bench.control.desk().measured.node.get(Metric::Memory), Some(1 << 30));
     assert_eq!(bench.world.network(bench.network.id), Some(bench.network.clone()));
 }
 
@@ -40,6 +41,10 @@ async fn a_container_is_launched_stopped_started_and_deleted() {
     assert_eq!((status.started.is_some(), status.reason, status.accel), (true, None, None));
     assert!(bench.world.attachment(id).is_some());
     assert_eq!(bench.ledger(), [id.to_string()]);
+    bench.clock.advance(10 * SECOND).await;
+    let measured = bench.control.desk().measured.clone();
+    assert_eq!(measured.instances.len(), 1);
+    assert_eq!(measured.instances[0].1.get(Metric::Memory), Some(64 << 20));
 
     bench.control.power(id, Power::Stopped);
     bench.until_state(id, InstanceState::Stopped).await;

@@ -4,6 +4,7 @@
 //! everything that creates, `ETag` and `If-Match` on what can be changed, NDJSON for streams, 202 and an operation for long work, and errors
 //! `{error_code, message, request_id}` whose message names the object, the reason and the way out.
 
+use dropshot::UntypedBody;
 use dropshot::{
     FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
     HttpResponseHeaders, HttpResponseOk, HttpResponseUpdatedNoContent, Path, Query, RequestContext, StreamingBody,
@@ -18,11 +19,13 @@ mod json;
 mod params;
 mod snapshot;
 mod streams;
+mod usage;
 
 pub use json::Json;
 pub use params::*;
 pub use snapshot::*;
 pub use streams::*;
+pub use usage::*;
 
 /// The cloud API.
 #[dropshot::api_description { tag_config = {
@@ -39,6 +42,8 @@ pub use streams::*;
         "images" = { description = "What instances start from." },
         "networks" = { description = "Networks of projects." },
         "nodes" = { description = "Machines of the pool." },
+        "prometheus" = { description = "The same, for the programs of Prometheus." },
+        "usage" = { description = "What is used, now and over time." },
         "operations" = { description = "Long work." },
         "volumes" = { description = "Space for data." },
     },
@@ -244,6 +249,14 @@ pub trait CloudApi {
         path: Path<InstancePath>,
         query: Query<ScopeQuery>,
     ) -> Result<HttpResponseOk<Explanation>, HttpError>;
+
+    /// Say how an instance used its resources over a span of time.
+    #[endpoint { method = GET, path = "/v1/instances/{instance}/usage", tags = ["usage"] }]
+    async fn instance_usage(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<InstancePath>,
+        query: Query<HistoryQuery>,
+    ) -> Result<HttpResponseOk<UsageHistory>, HttpError>;
 
     /// Stream what an instance wrote, as NDJSON lines of `LogRecord`.
     #[endpoint { method = GET, path = "/v1/instances/{instance}/logs", tags = ["instances"] }]
@@ -617,6 +630,25 @@ pub trait CloudApi {
         body: Json<NodeSpec>,
     ) -> Result<HttpResponseHeaders<HttpResponseOk<Node>, EtagHeader>, HttpError>;
 
+    /// Say how a node was used over a span of time.
+    #[endpoint { method = GET, path = "/v1/nodes/{node}/usage", tags = ["usage"] }]
+    async fn node_usage(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<NodePath>,
+        query: Query<HistoryQuery>,
+    ) -> Result<HttpResponseOk<UsageHistory>, HttpError>;
+
+    /// Say what instances use now.
+    #[endpoint { method = GET, path = "/v1/usage/instances", tags = ["usage"] }]
+    async fn usage_instances(
+        rqctx: RequestContext<Self::Context>,
+        query: Query<UsageQuery>,
+    ) -> Result<HttpResponseOk<Vec<InstanceUsage>>, HttpError>;
+
+    /// Say what nodes use now.
+    #[endpoint { method = GET, path = "/v1/usage/nodes", tags = ["usage"] }]
+    async fn usage_nodes(rqctx: RequestContext<Self::Context>) -> Result<HttpResponseOk<Vec<NodeUsageNow>>, HttpError>;
+
     /// List operations, newest first.
     #[endpoint { method = GET, path = "/v1/operations", tags = ["operations"] }]
     async fn operation_list(
@@ -638,6 +670,71 @@ pub trait CloudApi {
         rqctx: RequestContext<Self::Context>,
         path: Path<OperationPath>,
     ) -> Result<HttpResponseOk<Operation>, HttpError>;
+
+    /// Give everything that is counted, for Prometheus to scrape: in the OpenMetrics form if `Accept` names it, else in the older text form.
+    #[endpoint { method = GET, path = "/metrics", tags = ["prometheus"] }]
+    async fn metrics(rqctx: RequestContext<Self::Context>) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// Answer a question in PromQL for one time (`query`, `time`), as Prometheus does.
+    #[endpoint { method = GET, path = "/api/v1/query", tags = ["prometheus"] }]
+    async fn prom_query(rqctx: RequestContext<Self::Context>) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// The same with the parameters in a form.
+    #[endpoint { method = POST, path = "/api/v1/query", tags = ["prometheus"] }]
+    async fn prom_query_post(
+        rqctx: RequestContext<Self::Context>,
+        body: UntypedBody,
+    ) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// Answer a question in PromQL for a span of time (`query`, `start`, `end`, `step`), as Prometheus does.
+    #[endpoint { method = GET, path = "/api/v1/query_range", tags = ["prometheus"] }]
+    async fn prom_query_range(
+        rqctx: RequestContext<Self::Context>,
+    ) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// The same with the parameters in a form.
+    #[endpoint { method = POST, path = "/api/v1/query_range", tags = ["prometheus"] }]
+    async fn prom_query_range_post(
+        rqctx: RequestContext<Self::Context>,
+        body: UntypedBody,
+    ) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// List series (`match[]`), as Prometheus does.
+    #[endpoint { method = GET, path = "/api/v1/series", tags = ["prometheus"] }]
+    async fn prom_series(rqctx: RequestContext<Self::Context>) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// The same with the parameters in a form.
+    #[endpoint { method = POST, path = "/api/v1/series", tags = ["prometheus"] }]
+    async fn prom_series_post(
+        rqctx: RequestContext<Self::Context>,
+        body: UntypedBody,
+    ) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// List the names of labels, as Prometheus does.
+    #[endpoint { method = GET, path = "/api/v1/labels", tags = ["prometheus"] }]
+    async fn prom_labels(rqctx: RequestContext<Self::Context>) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// The same with the parameters in a form.
+    #[endpoint { method = POST, path = "/api/v1/labels", tags = ["prometheus"] }]
+    async fn prom_labels_post(
+        rqctx: RequestContext<Self::Context>,
+        body: UntypedBody,
+    ) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// List the values of a label, as Prometheus does.
+    #[endpoint { method = GET, path = "/api/v1/label/{label}/values", tags = ["prometheus"] }]
+    async fn prom_label_values(
+        rqctx: RequestContext<Self::Context>,
+        path: Path<LabelPath>,
+    ) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// Say what the families of series are, as Prometheus does.
+    #[endpoint { method = GET, path = "/api/v1/metadata", tags = ["prometheus"] }]
+    async fn prom_metadata(rqctx: RequestContext<Self::Context>) -> Result<http::Response<dropshot::Body>, HttpError>;
+
+    /// Say which Prometheus API this is.
+    #[endpoint { method = GET, path = "/api/v1/status/buildinfo", tags = ["prometheus"] }]
+    async fn prom_buildinfo(rqctx: RequestContext<Self::Context>) -> Result<http::Response<dropshot::Body>, HttpError>;
 }
 
 /// The OpenAPI document of the cloud API, as it is kept in `openapi/yun.json`.

@@ -15,7 +15,7 @@ use yun_engine::{
 };
 use yun_types::{
     ContainerConfig, Digest, ExportFormat, Failure, ImageFacts, ImageFormat, ImageRecipe, InstanceId, InstanceReport,
-    NodeFacts, NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity, SnapshotFacts, SnapshotId,
+    Measured, NodeFacts, NodeId, NodeOrder, NodeUsage, ObjectRef, RegistryPull, Severity, SnapshotFacts, SnapshotId,
     SnapshotOrder, VolumeReport,
 };
 
@@ -72,6 +72,8 @@ pub trait ControlLink: Send + Sync + 'static {
     async fn register(&self, facts: NodeFacts, callback: Arc<dyn NodeLink>) -> Result<Registered, LinkError>;
     /// Says that the node lives, and what is used on it.
     async fn heartbeat(&self, node: NodeId, usage: NodeUsage) -> Result<(), LinkError>;
+    /// What was measured on this node just now. May be lost: the next one comes soon.
+    async fn measured(&self, node: NodeId, measured: Measured) -> Result<(), LinkError>;
     /// What this node should do: first a snapshot, then changes in order. Ends when the link breaks: call it again.
     async fn orders(&self, node: NodeId) -> Result<BoxStream<'static, NodeOrder>, LinkError>;
     /// What was observed. Once this returns, the reports are durable.

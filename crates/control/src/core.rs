@@ -12,6 +12,7 @@ use crate::{
         SnapshotRow, SshKeyRow, TokenRow, VolumeRow,
     },
     ssh_key::Gateway,
+    usage::Usage,
 };
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::{Mutex, RwLock};
@@ -94,6 +95,8 @@ pub struct Control {
     pub events: Journal<Event>,
     /// Who changed what.
     pub audit: Journal<AuditRecord>,
+    /// What was measured.
+    pub usage: Usage,
     /// Nodes that are connected now.
     pub live: Nodes,
     /// Wakes the group reconciler.
@@ -142,6 +145,7 @@ impl Control {
     ) -> Result<Self, crate::StartError> {
         let events = Journal::open(config.directory.join("events.jsonl"), Arc::clone(&clock))?;
         let audit = Journal::open(config.directory.join("audit.jsonl"), Arc::clone(&clock))?;
+        let usage = Usage::open(&config.directory)?;
         let tokens: Resource<TokenRow> = Resource::open(&store).await?;
         Ok(Self {
             keys: Keys::new(tokens.cache.clone()),
@@ -168,6 +172,7 @@ impl Control {
             idempotency: Table::new(Arc::clone(&store)),
             events,
             audit,
+            usage,
             live: Nodes::default(),
             wake_groups: Signal::default(),
             wake_instances: Signal::default(),

@@ -8,7 +8,7 @@ use crate::{
 use futures::{Stream, StreamExt, stream};
 use std::{io, sync::Arc, time::Duration};
 use yun_api::cloud::EventQuery;
-use yun_types::{Event, Name, Role};
+use yun_types::{Event, Role, Severity};
 
 /// How many events are shown if the request does not say.
 const TAIL: u32 = 100;
@@ -17,20 +17,29 @@ const LOOK: Duration = Duration::from_secs(30);
 
 struct Sight {
     caller: Caller,
-    project: Option<Name>,
-    object: Option<String>,
+    query: EventQuery,
 }
 
 impl Sight {
     fn sees(&self, event: &Event) -> bool {
         let seen = match &event.object.project {
-            Some(project) => self.caller.sees(project) && self.project.as_ref().is_none_or(|wanted| wanted == project),
-            None => self.project.is_none() && self.caller.has_cloud(Role::Viewer),
+            Some(project) => {
+                self.caller.sees(project) && self.query.project.as_ref().is_none_or(|wanted| wanted == project)
+            }
+            None => self.query.project.is_none() && self.caller.has_cloud(Role::Viewer),
         };
-        seen && self
-            .object
-            .as_ref()
-            .is_none_or(|wanted| *wanted == event.object.name || *wanted == event.object.id.to_string())
+        seen && self.wants(event)
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        let EventQuery { object, kind, severity, reason, since, .. } = &self.query;
+        let named = |wanted: &String| *wanted == event.object.name || *wanted == event.object.id.to_string();
+        object.as_ref().is_none_or(named)
+            && kind.is_none_or(|wanted| wanted == event.object.kind)
+            // What asks for attention is wanted by who wants all.
+            && (*severity != Some(Severity::Warning) || event.severity == Severity::Warning)
+            && reason.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(&event.reason))
+            && since.is_none_or(|since| event.at >= since)
     }
 }
 
@@ -44,15 +53,17 @@ pub fn open(
         caller.require(project, Role::Viewer)?;
     }
     let head = control.events.head();
-    let sight = Sight { caller, project: query.project, object: query.object };
+    let (after, tail, follows) = (query.after, query.tail, query.follow.unwrap_or_default());
+    let tail = tail.or((after.is_none() && query.since.is_none()).then_some(TAIL));
+    let sight = Sight { caller, query };
     let mut past: Vec<Arc<Event>> = control.events.tail(usize::MAX);
     past.retain(|event| {
-        event.sequence <= head && query.after.is_none_or(|after| event.sequence > after) && sight.sees(event)
+        event.sequence <= head && after.is_none_or(|after| event.sequence > after) && sight.sees(event)
     });
-    if let Some(tail) = query.tail.or(query.after.is_none().then_some(TAIL)) {
+    if let Some(tail) = tail {
         past.drain(..past.len().saturating_sub(tail as usize));
     }
-    let followed = query.follow.unwrap_or_default().then(|| follow(Arc::clone(control), sight, head));
+    let followed = follows.then(|| follow(Arc::clone(control), sight, head));
     let past = stream::iter(past.into_iter().map(Ok));
     Ok(past.chain(stream::iter(followed).flatten()))
 }

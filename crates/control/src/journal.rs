@@ -6,6 +6,7 @@
 //!
 //! Words: a *sequence* numbers the entries from 1 without gaps; an entry is *kept* once a power cut cannot take it.
 
+pub(crate) mod audit;
 mod file;
 
 use file::{Command, Writer};

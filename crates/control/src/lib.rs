@@ -26,6 +26,7 @@ pub mod ssh_key;
 mod start;
 pub mod tls;
 pub mod token;
+pub mod usage;
 pub mod view;
 pub mod volume;
 pub mod watch;

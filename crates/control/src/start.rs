@@ -28,6 +28,9 @@ pub enum StartError {
     /// The state cannot be read or written.
     #[error("cannot start the control plane: the state cannot be used")]
     State(#[from] StoreError),
+    /// The measurements cannot be kept.
+    #[error(transparent)]
+    Measurements(#[from] yun_measure::MeasureError),
     /// A journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] OpenJournal),
@@ -110,6 +113,7 @@ impl Running {
         }
         control.tasks.shutdown(TASKS).await;
         control.live.hang_up();
+        control.usage.close().await;
         for kept in [control.audit.kept().await, control.events.kept().await] {
             if let Err(error) = kept {
                 tracing::error!(%error, "the last entries of a journal are lost");

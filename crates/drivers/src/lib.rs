@@ -2,6 +2,7 @@
 //!
 //! * [`InstanceDriver`]: makes VMs or containers real. One implementation a kind. With [`FileAccess`] to what is in them.
 //! * [`ImageDriver`]: keeps the contents that instances start from.
+//! * [`Meter`]: reads what they use.
 //! * [`NetworkDriver`]: connects instances, and keeps strangers apart.
 //! * [`VolumeDriver`]: keeps data that outlives instances.
 //! * [`SnapshotDriver`]: keeps what instances were at one moment.
@@ -21,6 +22,7 @@ mod files;
 mod image;
 mod instance;
 mod machine;
+mod meter;
 mod network;
 mod snapshot;
 mod volume;
@@ -30,6 +32,7 @@ pub use files::*;
 pub use image::*;
 pub use instance::*;
 pub use machine::*;
+pub use meter::*;
 pub use network::*;
 pub use snapshot::*;
 pub use volume::*;

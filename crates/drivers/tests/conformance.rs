@@ -45,6 +45,7 @@ impl Harness for Fake {
             image: Arc::new(FakeImages::new(world.clone())),
             network: Arc::new(FakeNetwork::new(world.clone())),
             snapshot: Some(Arc::new(FakeInstances::new(world.clone(), self.kind))),
+            meter: Arc::new(world.meter()),
         }
     }
     fn image(&self) -> Digest {

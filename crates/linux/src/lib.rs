@@ -9,6 +9,8 @@ pub mod container;
 pub mod daemon;
 pub mod host;
 pub mod image;
+mod metadata;
+pub mod meter;
 pub mod network;
 pub mod vm;
 pub mod volume;

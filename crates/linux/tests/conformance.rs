@@ -36,6 +36,7 @@ use yun_linux::{
     container::{ContainerDriver, ContainerDriverOptions},
     host::Host,
     image::{ImageLimits, LinuxImages},
+    meter::LinuxMeter,
     network::{LinuxNetwork, NetworkOptions},
     vm::{VmDriver, VmDriverOptions},
 };
@@ -196,7 +197,8 @@ impl Harness for Machine {
                 InstanceKind::Vm => Some(vm),
             },
             image: Arc::new(LinuxImages::new(&host, ImageLimits::default())),
-            network: Arc::new(LinuxNetwork::new(host, NetworkOptions::default()).unwrap()),
+            network: Arc::new(LinuxNetwork::new(host.clone(), NetworkOptions::default()).unwrap()),
+            meter: Arc::new(LinuxMeter::new(host).unwrap()),
         };
         // Legal order: a process asks its drivers first.
         kit.image.probe().await.unwrap();

@@ -112,6 +112,7 @@ impl FakeCloud {
             image: Arc::new(image),
             network: Arc::new(network),
             volume: Arc::new(self.world.volumes()),
+            meter: Arc::new(self.world.meter()),
         };
         let machine = Arc::new(Machine(self.world.clone()));
         let config = AgentConfig { seed: 7, ..AgentConfig::new(self.directory.path()) };

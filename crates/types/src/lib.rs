@@ -31,6 +31,7 @@ mod ssh_key;
 mod stdin;
 mod token;
 mod unit;
+mod usage;
 mod volume;
 
 pub use desired::*;
@@ -59,6 +60,7 @@ pub use ssh_key::*;
 pub use stdin::*;
 pub use token::*;
 pub use unit::*;
+pub use usage::*;
 pub use volume::*;
 
 /// Why a value was refused. The text names the field, says what is wrong and shows a right value.

@@ -38,6 +38,8 @@ pub struct Desk {
     pub facts: Vec<NodeFacts>,
     pub heartbeats: u32,
     pub usage: NodeUsage,
+    /// What was measured last.
+    pub measured: Measured,
     pub events: Vec<NodeEvent>,
     pub down: bool,
     pub refuse: Vec<InstanceId>,
@@ -153,6 +155,11 @@ impl ControlLink for Control {
     }
     async fn report_volumes(&self, _: NodeId, _: Vec<yun_types::VolumeReport>) -> Result<(), LinkError> {
         self.reach().map(drop)
+    }
+    async fn measured(&self, node: NodeId, measured: Measured) -> Result<(), LinkError> {
+        assert_eq!(node, NODE);
+        self.reach()?.measured = measured;
+        Ok(())
     }
     async fn orders(&self, node: NodeId) -> Result<BoxStream<'static, NodeOrder>, LinkError> {
         assert_eq!(node, NODE);
@@ -306,6 +313,7 @@ impl Bench {
             image: Arc::new(image),
             network: Arc::new(network),
             volume: Arc::new(self.world.volumes()),
+            meter: Arc::new(self.world.meter()),
         }
     }
 

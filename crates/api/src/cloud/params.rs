@@ -73,6 +73,14 @@ pub struct EventQuery {
     pub project: Option<Name>,
     /// Only events of the object with this name or id.
     pub object: Option<String>,
+    /// Only events of objects of this kind.
+    pub kind: Option<ObjectKind>,
+    /// Only those that ask for attention, with `warning`.
+    pub severity: Option<yun_types::Severity>,
+    /// Only events with this reason, as in `OutOfMemory`.
+    pub reason: Option<String>,
+    /// Only events from this moment on.
+    pub since: Option<Timestamp>,
     /// The last so many: 100 if absent.
     pub tail: Option<u32>,
     /// Only events after this sequence number.
@@ -89,6 +97,19 @@ pub struct AuditQuery {
     pub limit: Option<u32>,
     /// What the page before said.
     pub page_token: Option<String>,
+    /// Only what the holder of this token did.
+    pub by: Option<String>,
+    /// Only this operation of the API, as in `instance_create`.
+    pub action: Option<String>,
+    /// Only what was asked for in this project.
+    pub project: Option<Name>,
+    /// Only what was asked of the object with this name or id.
+    pub object: Option<String>,
+    /// Only what was refused (status 400 and above).
+    #[serde(default)]
+    pub refused: Option<bool>,
+    /// Only records from this moment on.
+    pub since: Option<Timestamp>,
 }
 
 /// Which log lines are asked for.
@@ -212,6 +233,8 @@ paths! {
     ImagePath { image: String },
     /// Names an instance.
     InstancePath { instance: NameOrId },
+    /// Names a label of Prometheus.
+    LabelPath { label: String },
     /// Names a network.
     NetworkPath { network: NameOrId },
     /// Names a node.

@@ -11,6 +11,7 @@ pub use doors::Doors;
 pub use strangers::Strangers;
 
 use crate::{core::Control, error::Refusal, rows::StoredToken};
+use base64::Engine as _;
 use http::{HeaderMap, header::AUTHORIZATION};
 use std::net::IpAddr;
 use yun_types::{Token, TokenId};
@@ -24,17 +25,26 @@ pub fn authenticate(control: &Control, headers: &HeaderMap, from: IpAddr, reques
         .ok_or_else(|| Refusal::unauthorized(format!("the request has no token: {WAY_IN}")))?;
     let secret = header.to_str().ok().and_then(|text| {
         let (scheme, secret) = text.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+        match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => Some(secret.trim().to_owned()),
+            // For programs that know only names and passwords: the token is the password, and the name is free.
+            "basic" => {
+                let pair = base64::engine::general_purpose::STANDARD.decode(secret.trim()).ok()?;
+                let (_, password) = std::str::from_utf8(&pair).ok()?.split_once(':')?;
+                (!password.is_empty()).then(|| password.to_owned())
+            }
+            _ => None,
+        }
     });
     let secret = secret.ok_or_else(|| {
         Refusal::unauthorized(format!("the request's Authorization header has another form than expected: {WAY_IN}"))
     })?;
-    if let Some(door) = control.doors.holder(secret) {
+    if let Some(door) = control.doors.holder(&secret) {
         // A door that let somebody in knows better than the connection where they came from.
         let from = if door.from.is_empty() { from.to_string() } else { door.from };
         return Ok(Caller { from, request_id: request_id.to_owned(), ..door });
     }
-    let row = control.keys.holder(secret).ok_or_else(|| {
+    let row = control.keys.holder(&secret).ok_or_else(|| {
         Refusal::unauthorized(format!(
             "the request's token is not known here: it was revoked, or belongs to another cloud; {WAY_IN}"
         ))

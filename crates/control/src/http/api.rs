@@ -8,6 +8,10 @@ use super::{
     query, snapshots, socket,
     visit::{Request, Visit},
 };
+use crate::usage::{
+    self,
+    prometheus::{Ask, Params},
+};
 use crate::{
     backup,
     core::{Control, Resource},
@@ -16,6 +20,7 @@ use crate::{
     view::Noun,
     volume, watch,
 };
+use dropshot::UntypedBody;
 use dropshot::{
     FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
     HttpResponseHeaders, HttpResponseOk, HttpResponseUpdatedNoContent, Path, Query, StreamingBody,
@@ -844,6 +849,51 @@ impl CloudApi for ApiImpl {
         Ok(tagged(Noun::show(visit.control, &row), &row.rev.to_string()))
     }
 
+    async fn instance_usage(
+        rqctx: Request,
+        path: Path<InstancePath>,
+        query: Query<HistoryQuery>,
+    ) -> Answer<UsageHistory> {
+        let (target, query) = (path.into_inner().instance, query.into_inner());
+        let visit = Visit::of_project(&rqctx, query.project.clone()).on(&target);
+        let work = async {
+            visit.enter()?;
+            usage::ops::of_instance(visit.control, &visit.project, &target, &query).await
+        };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn node_usage(rqctx: Request, path: Path<NodePath>, query: Query<HistoryQuery>) -> Answer<UsageHistory> {
+        let (target, query) = (path.into_inner().node, query.into_inner());
+        let visit = Visit::of_cloud(&rqctx).on(&target);
+        let work = async {
+            visit.enter()?;
+            usage::ops::of_node(visit.control, &target, &query).await
+        };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn usage_instances(rqctx: Request, query: Query<UsageQuery>) -> Answer<Vec<InstanceUsage>> {
+        let query = query.into_inner();
+        let all = query.all_projects.unwrap_or_default();
+        let visit = Visit::of_project(&rqctx, query.project);
+        let work = async {
+            let caller = visit.enter_list(all)?;
+            let project = (!all).then(|| visit.project.clone());
+            Ok(usage::ops::instances(visit.control, &caller, project.as_ref()).await)
+        };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
+    async fn usage_nodes(rqctx: Request) -> Answer<Vec<NodeUsageNow>> {
+        let visit = Visit::of_cloud(&rqctx);
+        let work = async {
+            visit.enter()?;
+            Ok(usage::ops::nodes(visit.control).await)
+        };
+        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+    }
+
     async fn operation_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Operation>> {
         let query = query.into_inner();
         let all = query.all_projects.unwrap_or_default();
@@ -898,6 +948,70 @@ impl CloudApi for ApiImpl {
         };
         visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
     }
+    async fn metrics(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
+        let visit = Visit::of_cloud(&rqctx);
+        let accept = rqctx.request.headers().get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
+        let work = async { usage::exposition::metrics(visit.control, &visit.enter()?, accept).await };
+        visit.end(work.await, StatusCode::OK).await
+    }
+
+    async fn prom_query(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::Query, &[]).await
+    }
+
+    async fn prom_query_post(rqctx: Request, body: UntypedBody) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::Query, body.as_bytes()).await
+    }
+
+    async fn prom_query_range(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::QueryRange, &[]).await
+    }
+
+    async fn prom_query_range_post(
+        rqctx: Request,
+        body: UntypedBody,
+    ) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::QueryRange, body.as_bytes()).await
+    }
+
+    async fn prom_series(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::Series, &[]).await
+    }
+
+    async fn prom_series_post(rqctx: Request, body: UntypedBody) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::Series, body.as_bytes()).await
+    }
+
+    async fn prom_labels(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::Labels, &[]).await
+    }
+
+    async fn prom_labels_post(rqctx: Request, body: UntypedBody) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::Labels, body.as_bytes()).await
+    }
+
+    async fn prom_metadata(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::Metadata, &[]).await
+    }
+
+    async fn prom_buildinfo(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::BuildInfo, &[]).await
+    }
+
+    async fn prom_label_values(
+        rqctx: Request,
+        path: Path<LabelPath>,
+    ) -> Result<http::Response<dropshot::Body>, HttpError> {
+        question(&rqctx, Ask::Values(path.into_inner().label), &[]).await
+    }
+}
+
+/// A question of Prometheus.
+async fn question(rqctx: &Request, ask: Ask, body: &[u8]) -> Result<http::Response<dropshot::Body>, HttpError> {
+    let visit = Visit::of_cloud(rqctx);
+    let params = Params::new(rqctx.request.uri().query(), body);
+    let work = async { usage::prometheus::answer(visit.control, visit.enter()?, ask, params).await };
+    visit.end(work.await, StatusCode::OK).await
 }
 
 /// A visit to a project that the path names by its name or its id.
@@ -947,15 +1061,10 @@ async fn audit_page(control: &Control, query: &AuditQuery) -> Result<Page<AuditR
             "cannot read the page_token: use next_page exactly as the page before gave it",
         )
     })?;
-    let records =
-        control.audit.before(before, part.limit()).await.map_err(|e| Refusal::internal("read the audit journal", e))?;
-    let next_page = records
-        .last()
-        .filter(|last| records.len() == part.limit() && last.sequence > 1)
-        .map(|last| page::token(&last.sequence.to_string()));
+    let (records, next) = crate::journal::audit::find(&control.audit, before, part.limit(), query).await?;
     Ok(Page {
         items: records.iter().map(|record| AuditRecord::clone(record)).collect(),
-        next_page,
+        next_page: next.map(|sequence| page::token(&sequence.to_string())),
         revision: String::new(),
     })
 }

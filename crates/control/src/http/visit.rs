@@ -13,6 +13,7 @@ use http::StatusCode;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use yun_types::{AuditRecord, Name, ObjectKind, Role};
 
@@ -39,13 +40,16 @@ pub(crate) struct Visit<'r> {
     object: Option<String>,
     /// Name and origin of the caller.
     by: OnceLock<(String, String)>,
+    /// When it came, by the clock that never jumps.
+    came: Duration,
 }
 
 impl<'r> Visit<'r> {
     /// A request about the cloud, or about objects that name their project themselves.
     pub(crate) fn of_cloud(request: &'r Request) -> Self {
         let project = Name::default_project();
-        Self { control: request.context(), project, request, scope: Scope::Cloud, object: None, by: OnceLock::new() }
+        let (control, came) = (request.context(), request.context().clock.monotonic());
+        Self { control, project, request, scope: Scope::Cloud, object: None, by: OnceLock::new(), came }
     }
 
     /// A request about a project.
@@ -142,6 +146,8 @@ impl<'r> Visit<'r> {
     /// The same for a request whose refusal is not an HTTP answer.
     pub(crate) async fn end_session<T>(&self, result: Result<T, Refusal>, success: StatusCode) -> Result<T, Refusal> {
         let status = result.as_ref().map_or_else(|refusal| refusal.status.as_status(), |_| success);
+        let took = self.control.clock.monotonic().saturating_sub(self.came);
+        self.control.usage.counted.request(self.operation(), status.as_u16(), took);
         if let Err(refusal) = &result
             && let Some(inside) = &refusal.inside
         {

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use yun_api::node::{ControlLink, LinkError, NodeEvent, NodeLink, Registered};
 use yun_store::StoreError;
 use yun_types::{
-    Event, Generation, InstanceReport, Labels, Metadata, Name, Node, NodeFacts, NodeId, NodeOrder, NodeSpec, NodeState,
-    NodeStatus, NodeUsage, ObjectKind, Reserved, Severity, VolumeReport,
+    Event, Generation, InstanceReport, Labels, Measured, Metadata, Name, Node, NodeFacts, NodeId, NodeOrder, NodeSpec,
+    NodeState, NodeStatus, NodeUsage, ObjectKind, Reserved, Severity, VolumeReport,
 };
 
 /// How often a registration is tried again when others were faster.
@@ -53,6 +53,14 @@ impl ControlLink for LocalLink {
             }
             None => Ok(()),
         }
+    }
+
+    async fn measured(&self, node: NodeId, measured: Measured) -> Result<(), LinkError> {
+        if self.0.live.link(node).is_none() {
+            return Err(not_registered(node));
+        }
+        crate::usage::take(&self.0, node, measured).await;
+        Ok(())
     }
 
     async fn orders(&self, node: NodeId) -> Result<BoxStream<'static, NodeOrder>, LinkError> {

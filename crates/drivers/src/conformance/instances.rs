@@ -5,7 +5,7 @@ use crate::{Attachment, ErrorKind, InstanceHandle, Observed};
 use futures::{StreamExt, TryStreamExt};
 use std::time::{Duration, Instant};
 use yun_engine::session::{AttachRequest, ExecRequest, Input, LogRequest, Output, Session};
-use yun_types::{DesiredInstance, Exit, Generation, InstanceKind, Timestamp};
+use yun_types::{DesiredInstance, Exit, Generation, InstanceKind, Metric, Timestamp};
 
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -18,6 +18,7 @@ pub(super) async fn run(harness: &dyn Harness) {
     a_polite_and_a_deaf_one(harness).await;
     what_was_removed_is_nothing(harness).await;
     logs(harness).await;
+    what_runs_is_measured(harness).await;
     calls_dropped_half_way(harness).await;
     match harness.kind() {
         InstanceKind::Container => {
@@ -132,6 +133,30 @@ async fn a_whole_life(harness: &dyn Harness) {
     subject.stop().await;
     assert!(matches!(subject.seen().await, Observed::Ended { .. }), "a frozen instance can be stopped");
     subject.remove().await;
+}
+
+async fn what_runs_is_measured(harness: &dyn Harness) {
+    let mut subject = Subject::running(harness, Program::Patient).await;
+    let stranger = harness.instance(Program::Patient);
+    let asked = [&subject.order, &stranger].map(|order| (order.id, order.kind));
+    let measured = must("measure", soon(harness, "measure", subject.kit.meter.measure(&asked)).await);
+    assert!(measured.node.get(Metric::Memory).is_some_and(|used| used > 0), "measure: the node uses memory");
+    let [(id, first)] = measured.instances[..] else { panic!("measure: one of the two runs, not {measured:?}") };
+    assert_eq!(id, subject.order.id, "measure: whose it is");
+    for metric in [Metric::Cpu, Metric::Memory, Metric::Processes] {
+        assert!(first.get(metric).is_some(), "measure: {metric} of a running instance");
+    }
+    // Counters go on in the next process, and of one that is frozen.
+    subject.hand_over().await;
+    must("pause", subject.kit.instance.pause(&subject.handle).await);
+    let later = must("measure by a new process", subject.kit.meter.measure(&asked[..1]).await);
+    let [(_, later)] = later.instances[..] else { panic!("measure: a frozen instance is measured, not {later:?}") };
+    assert!(later.get(Metric::Cpu) >= first.get(Metric::Cpu), "measure: processor time only grows");
+    must("resume", subject.kit.instance.resume(&subject.handle).await);
+    let meter = subject.kit.meter.clone();
+    subject.remove().await;
+    let gone = must("measure of what is gone", meter.measure(&asked).await);
+    assert!(gone.instances.is_empty(), "measure: what is gone is left out, not {gone:?}");
 }
 
 async fn a_life_across_processes(harness: &dyn Harness) {

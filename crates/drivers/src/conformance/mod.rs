@@ -10,7 +10,7 @@ mod instances;
 mod networks;
 mod snapshots;
 
-use crate::{DriverError, ImageDriver, InstanceDriver, NetworkDriver, Result, SnapshotDriver};
+use crate::{DriverError, ImageDriver, InstanceDriver, Meter, NetworkDriver, Result, SnapshotDriver};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
@@ -34,6 +34,8 @@ pub struct Kit {
     pub network: Arc<dyn NetworkDriver>,
     /// The snapshots, if this kind has any.
     pub snapshot: Option<Arc<dyn SnapshotDriver>>,
+    /// What is used.
+    pub meter: Arc<dyn Meter>,
 }
 
 impl std::fmt::Debug for Kit {

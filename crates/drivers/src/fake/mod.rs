@@ -9,6 +9,7 @@
 mod exec;
 mod images;
 mod instances;
+mod meter;
 mod network;
 mod sftp;
 mod snapshots;
@@ -16,6 +17,7 @@ mod volumes;
 
 pub use images::FakeImages;
 pub use instances::FakeInstances;
+pub use meter::FakeMeter;
 pub use network::FakeNetwork;
 pub use volumes::FakeVolumes;
 
@@ -81,6 +83,7 @@ pub enum Call {
     Fit,
     VolumeEnsure,
     VolumeRemove,
+    Measure,
 }
 
 /// When in a call a fault strikes.
@@ -264,6 +267,11 @@ impl World {
     /// The volume driver of this host.
     pub fn volumes(&self) -> FakeVolumes {
         FakeVolumes::new(self.clone())
+    }
+
+    /// What reads the use of this host.
+    pub fn meter(&self) -> FakeMeter {
+        FakeMeter::new(self.clone())
     }
 
     /// What was plugged into an instance last.

@@ -63,6 +63,7 @@ impl Request<'_> {
         let owner = nest.as_ref().map_or(uid, |nest| nest.base.saturating_add(uid.min(nest::SIZE - 1)));
         replace(&files.config(), &serde_json::to_vec(&config).map_err(|e| io("write the configuration")(e.into()))?)
             .map_err(io("write the configuration"))?;
+        crate::metadata::write(&files.durable, instance)?;
         let prepared = Prepared {
             generation: instance.generation,
             layers: image.layers.clone(),

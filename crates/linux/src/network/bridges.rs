@@ -255,11 +255,13 @@ async fn serve(inner: &Inner, wanted: &DesiredNetwork) -> Result<()> {
     knowledge.set_names(Names::new(&wanted.records));
     inner.kin.set_names(wanted.id, Names::new(&wanted.records));
     for member in inner.book().members_of(wanted.id) {
-        knowledge.set_lease(member.attachment.nic.mac.parse()?, member.attachment.nic.address);
-        if member.attachment.nic.index > 0 {
-            knowledge.set_second(member.attachment.nic.mac.parse()?);
+        let nic = &member.attachment.nic;
+        knowledge.set_lease(nic.mac.parse()?, nic.address);
+        knowledge.set_member(nic.address, crate::metadata::path(&inner.host, member.attachment.instance));
+        if nic.index > 0 {
+            knowledge.set_second(nic.mac.parse()?);
         }
-        inner.kin.joined(member.attachment.instance, wanted.id, member.attachment.nic.address);
+        inner.kin.joined(&member.attachment);
     }
     let services = Services::start(knowledge, inner.upstream.clone()).await?;
     lock(&inner.services).insert(wanted.id, services);

@@ -253,8 +253,10 @@ async fn connect(
         if attachment.nic.index > 0 {
             services.knowledge.set_second(mac);
         }
+        let metadata = crate::metadata::path(&inner.host, attachment.instance);
+        services.knowledge.set_member(attachment.nic.address, metadata);
     }
-    inner.kin.joined(attachment.instance, attachment.network, attachment.nic.address);
+    inner.kin.joined(attachment);
     Ok(())
 }
 
@@ -358,6 +360,7 @@ async fn remove_traces(inner: &Inner, member: Member) -> Result<()> {
     inner.book().put_member(MemberRecord { phase: Phase::Detaching, ..record.clone() })?;
     if let Some(services) = lock(&inner.services).get(&member.1) {
         services.knowledge.drop_lease(record.attachment.nic.mac.parse()?);
+        services.knowledge.drop_member(record.attachment.nic.address);
     }
     inner.kin.left(member.0, member.1);
     let (filtered, unwired) = tokio::join!(unfilter(inner, &record), unwire(inner, member.0, Some(&record)));

@@ -5,7 +5,8 @@
 //! Connections that run are kept by the kernel's connection tracking, which no replacement touches.
 //!
 //! What holds after these rules:
-//! * an instance reaches its own network, the world outside, and on its gateway: DHCP, DNS and ping; nothing else of the host;
+//! * an instance reaches its own network, the world outside, and on its gateway: DHCP, DNS, metadata and ping; nothing else of the host, and no link-local
+//!   address of the world outside: the metadata there is the host's own;
 //! * nobody opens a connection to an instance from outside its network, except through a published port;
 //! * no packet is forwarded between two networks, not even of two clouds on one host (bridges of all clouds are named `yb*`), again except
 //!   through published ports, where the source address becomes that of the gateway;
@@ -77,13 +78,14 @@ impl NetworkRules {
 
     fn tables(&self) -> String {
         let Self { table, bridge, cidr, gateway, isolated } = self;
+        let metadata = super::services::metadata::PORT;
         let (out, walls) = if *isolated {
             (String::new(), "    drop\n".to_owned())
         } else {
             (
                 format!("    ip saddr {cidr} ip daddr != {cidr} oifname != \"{bridge}\" masquerade\n"),
                 format!(
-                    "    ct state invalid drop\n    ct state established,related accept\n    ct status dnat accept\n    oifname \"{bridge}\" drop\n    oifname \"yb*\" drop\n"
+                    "    iifname \"{bridge}\" ip daddr 169.254.0.0/16 drop\n    ct state invalid drop\n    ct state established,related accept\n    ct status dnat accept\n    oifname \"{bridge}\" drop\n    oifname \"yb*\" drop\n"
                 ),
             )
         };
@@ -99,6 +101,7 @@ impl NetworkRules {
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
     ip daddr 127.0.0.0/8 return
+    iifname "{bridge}" ip daddr 169.254.169.254 tcp dport 80 dnat ip to {gateway}:{metadata}
     iifname "yb*" fib daddr . iif type local meta l4proto {{ tcp, udp }} th dport {{ 53, 67 }} return
     dnat ip to ip daddr . meta l4proto . th dport map @published_at
     fib daddr type local dnat ip to meta l4proto . th dport map @published_any
@@ -120,6 +123,7 @@ impl NetworkRules {
     udp sport 68 udp dport 67 accept
     ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
     ip daddr {gateway} icmp type echo-request accept
+    ip daddr {gateway} tcp dport {metadata} ct status dnat accept
     drop
   }}
   chain forward {{

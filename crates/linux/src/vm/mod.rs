@@ -66,6 +66,12 @@ pub struct VmDriverOptions {
     pub program: Option<String>,
 }
 
+/// The QEMU of a VM that runs now: for readers of what it uses.
+pub(crate) fn process_of(host: &Host, id: InstanceId) -> Option<i32> {
+    let run = Files::of(host, id).last_run()?;
+    run.is_alive().then_some(run.process.pid)
+}
+
 /// Makes VMs real. Cheap to share; dropping it ends no VM.
 #[derive(Debug)]
 pub struct VmDriver {
@@ -252,6 +258,7 @@ impl InstanceDriver for VmDriver {
         }
         files.make()?;
         write_cidata(files, instance, network)?;
+        crate::metadata::write(&files.dir, instance)?;
         let size = disk::ensure(files, &plan.name, image.disk.as_deref(), instance.spec.size.disk).await?;
         if disk::virtual_size(&files.disk(), &format!("the disk of VM {}", plan.name))? < size {
             machine.grow(&plan, size).await?;

@@ -11,6 +11,7 @@ use super::{
     network::NetworkCommand,
     snapshot::SnapshotCommand,
     ssh_key::SshKeyCommand,
+    usage::args::{StatsArgs, TopArgs},
     volume::{PlugArgs, VolumeCommand},
 };
 
@@ -145,8 +146,20 @@ pub(crate) enum Command {
     /// Print what an instance wrote
     #[command(after_help = "Examples:\n  yun logs web --tail 20\n  yun logs -f web --since 10m")]
     Logs(LogsArgs),
+    /// Show what instances and nodes use now
+    #[command(
+        after_help = "Examples:\n  yun top\n  yun top -A --sort memory\n  yun top --once -o json\n  yun top --nodes"
+    )]
+    Top(TopArgs),
+    /// Show how an instance or a node was used over time
+    #[command(
+        after_help = "Examples:\n  yun stats web\n  yun stats web --since 1d -m cpu,memory\n  yun stats --node alpha --since 7d\n  yun stats web --since 1h -o json"
+    )]
+    Stats(StatsArgs),
     /// Print what happened
-    #[command(after_help = "Examples:\n  yun events -f\n  yun events --object web --tail 50")]
+    #[command(
+        after_help = "Examples:\n  yun events -f\n  yun events --object web --tail 50\n  yun events --warnings --since 1d --kind instance"
+    )]
     Events(EventsArgs),
     /// Say why something is as it is
     #[command(after_help = "Examples:\n  yun explain instance web\n  yun explain group web")]
@@ -217,6 +230,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print who changed what
+    #[command(
+        after_help = "Examples:\n  yun audit\n  yun audit --refused --since 1d\n  yun audit --by ci --object web"
+    )]
     Audit(AuditArgs),
     /// Print the server's background work
     Tasks,
@@ -514,6 +530,18 @@ pub(crate) struct EventsArgs {
     /// Only of this object
     #[arg(long)]
     pub(crate) object: Option<String>,
+    /// Only of objects of this kind
+    #[arg(long, value_parser = ["cloud", "group", "image", "instance", "network", "node", "operation", "project", "token", "volume"])]
+    pub(crate) kind: Option<String>,
+    /// Only those that ask for attention
+    #[arg(long, short = 'W')]
+    pub(crate) warnings: bool,
+    /// Only with this reason, as in OutOfMemory
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Only since then: 10m, 2h, 1d, or a time as in 2026-01-31T12:00:00Z
+    #[arg(long)]
+    pub(crate) since: Option<String>,
     /// The last so many
     #[arg(long, short = 'n', default_value = "50")]
     pub(crate) tail: u32,
@@ -521,6 +549,21 @@ pub(crate) struct EventsArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AuditArgs {
+    /// Only what the holder of this token did
+    #[arg(long)]
+    pub(crate) by: Option<String>,
+    /// Only this operation of the API, as in instance_create
+    #[arg(long)]
+    pub(crate) action: Option<String>,
+    /// Only what was asked of this object
+    #[arg(long)]
+    pub(crate) object: Option<String>,
+    /// Only what was refused
+    #[arg(long)]
+    pub(crate) refused: bool,
+    /// Only since then: 10m, 2h, 1d, or a time as in 2026-01-31T12:00:00Z
+    #[arg(long)]
+    pub(crate) since: Option<String>,
     /// The last so many
     #[arg(long, short = 'n', default_value = "50")]
     pub(crate) tail: u32,

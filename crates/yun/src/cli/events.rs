@@ -7,11 +7,11 @@ use std::io::Write;
 use tokio::io::AsyncBufReadExt;
 use tokio_util::io::StreamReader;
 use yun_api::cloud::LogRecord;
-use yun_types::{Event, NameOrId, Severity};
+use yun_types::{Event, NameOrId, ObjectKind, Severity};
 
 use super::{
     Code,
-    args::{EventsArgs, Format, LogsArgs},
+    args::{AuditArgs, EventsArgs, Format, LogsArgs},
     connect::{Cloud, Explained, explain},
     instance::ByteLines,
     output, words,
@@ -81,6 +81,19 @@ pub(crate) async fn events(cloud: &Cloud, args: EventsArgs) -> Result<Code> {
     if let Some(object) = args.object {
         request = request.object(object);
     }
+    if let Some(kind) = args.kind {
+        let kind: ObjectKind = serde_json::from_value(kind.into())?;
+        request = request.kind(kind);
+    }
+    if args.warnings {
+        request = request.severity(Severity::Warning);
+    }
+    if let Some(reason) = args.reason {
+        request = request.reason(reason);
+    }
+    if let Some(since) = &args.since {
+        request = request.since(words::since(since, output::now())?);
+    }
     let body = request.send().await.map_err(explain)?.into_inner();
     let mut events = std::pin::pin!(lines::<Event>(body.into_inner()));
     while let Some(event) = events.try_next().await? {
@@ -103,9 +116,25 @@ pub(crate) async fn events(cloud: &Cloud, args: EventsArgs) -> Result<Code> {
 }
 
 /// Prints who changed what.
-pub(crate) async fn audit(cloud: &Cloud, tail: u32) -> Result<Code> {
-    let page = cloud.client.audit_list().limit(tail.clamp(1, 1000)).send().await.explained()?;
-    output::list(&page.items, cloud.output, "nothing was changed yet")?;
+pub(crate) async fn audit(cloud: &Cloud, args: AuditArgs) -> Result<Code> {
+    let mut request = cloud.client.audit_list().limit(args.tail.clamp(1, 1000));
+    if let Some(by) = args.by {
+        request = request.by(by);
+    }
+    if let Some(action) = args.action {
+        request = request.action(action);
+    }
+    if let Some(object) = args.object {
+        request = request.object(object);
+    }
+    if args.refused {
+        request = request.refused(true);
+    }
+    if let Some(since) = &args.since {
+        request = request.since(words::since(since, output::now())?);
+    }
+    let page = request.send().await.explained()?;
+    output::list(&page.items, cloud.output, "nothing of that kind was changed")?;
     Ok(0)
 }
 

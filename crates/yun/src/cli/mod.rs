@@ -25,6 +25,7 @@ pub(crate) mod simulate;
 mod snapshot;
 mod ssh_key;
 mod terminal;
+mod usage;
 mod view;
 mod volume;
 mod words;
@@ -88,8 +89,10 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         Command::Console(args) => session::console(cloud, &args.instance).await,
         Command::Dial { instance, port } => session::dial(cloud, &instance, port).await,
         Command::Logs(args) => events::logs(cloud, args).await,
+        Command::Top(args) => usage::top(cloud, args).await,
+        Command::Stats(args) => usage::stats(cloud, args).await,
         Command::Events(args) => events::events(cloud, args).await,
-        Command::Audit(args) => events::audit(cloud, args.tail).await,
+        Command::Audit(args) => events::audit(cloud, args).await,
         Command::Tasks => events::tasks(cloud).await,
         Command::Image(command) => image::run(cloud, command).await,
         Command::Pool => pool::run(cloud).await,

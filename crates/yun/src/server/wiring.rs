@@ -26,6 +26,7 @@ use yun_linux::{
         inventory::{UsageMeter, inventory},
     },
     image::LinuxImages,
+    meter::LinuxMeter,
     network::LinuxNetwork,
     vm::{AccelChoice, VmDriver, VmDriverOptions},
     volume::LinuxVolumes,
@@ -157,6 +158,7 @@ fn drivers(config: &Config, host: &Host) -> Result<Drivers> {
         image: Arc::new(LinuxImages::new(host, Default::default())),
         network: Arc::new(LinuxNetwork::new(host.clone(), Default::default())?),
         volume: Arc::new(LinuxVolumes::new(host.clone())),
+        meter: Arc::new(LinuxMeter::new(host.clone())?),
     })
 }
 

@@ -49,6 +49,16 @@ impl Layout {
         layout
     }
 
+    /// Where version 2 is mounted, if it is.
+    pub fn v2_root(&self) -> Option<&Path> {
+        self.v2.as_deref()
+    }
+
+    /// Where a controller of version 1 is mounted, or would be.
+    pub fn v1_root(&self, controller: &str) -> PathBuf {
+        self.v1.get(controller).cloned().unwrap_or_else(|| Path::new("/sys/fs/cgroup").join(controller))
+    }
+
     /// True if the limits of containers are those of version 2.
     pub fn is_v2(&self) -> bool {
         !self.v1.contains_key("memory") && self.v2.is_some()

@@ -88,6 +88,11 @@ fn answer(knowledge: &Knowledge, packet: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
     if knowledge.network.isolated || knowledge.is_second(mac) {
         reply.opts_mut().remove(OptionCode::Router);
     }
+    if knowledge.network.isolated && !knowledge.is_second(mac) {
+        // RFC 3442: without a way out, metadata is reached all the same.
+        let route = (ipnet::Ipv4Net::from(super::metadata::ADDRESS), knowledge.network.gateway);
+        reply.opts_mut().insert(DhcpOption::ClasslessStaticRoute(vec![route]));
+    }
     let mut bytes = Vec::with_capacity(512);
     reply.encode(&mut Encoder::new(&mut bytes)).ok()?;
     // Some old clients refuse packets below the least size of BOOTP (RFC 1542, 2.1).
@@ -227,6 +232,26 @@ mod tests {
         assert!(
             matches!(offer.opts().get(OptionCode::DomainSearch), Some(DhcpOption::DomainSearch(d)) if d[0].to_ascii().trim_end_matches('.') == "default.yun")
         );
+    }
+
+    #[test]
+    fn without_a_way_out_only_metadata_has_a_route() {
+        let inside = Knowledge::new(Network { isolated: true, ..knowledge().network });
+        inside.set_lease(MAC, ADDRESS);
+        let routes = |known: &Knowledge| {
+            let mut message = Message::default();
+            message.set_chaddr(&MAC.0).opts_mut().insert(DhcpOption::MessageType(MessageType::Discover));
+            let mut bytes = Vec::new();
+            message.encode(&mut Encoder::new(&mut bytes)).unwrap();
+            let offer = Message::decode(&mut Decoder::new(&answer(known, &bytes).unwrap().0)).unwrap();
+            let has = |code| offer.opts().get(code).cloned();
+            (has(OptionCode::Router), has(OptionCode::ClasslessStaticRoute))
+        };
+        let metadata = ("169.254.169.254/32".parse().unwrap(), GATEWAY);
+        assert_eq!(routes(&inside), (None, Some(DhcpOption::ClasslessStaticRoute(vec![metadata]))));
+        assert_eq!(routes(&knowledge()), (Some(DhcpOption::Router(vec![GATEWAY])), None));
+        inside.set_second(MAC);
+        assert_eq!(routes(&inside), (None, None));
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! What a network offers on its gateway: DHCP and DNS, as a small, fixed set of tasks that are listed by name and end with the network.
+//! What a network offers on its gateway: DHCP, DNS and metadata, as a small, fixed set of tasks that are listed by name and end with the network.
 
 pub(super) mod dhcp;
 pub(super) mod dns;
 pub(super) mod kin;
+pub(super) mod metadata;
 pub(super) mod upstream;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -31,6 +33,8 @@ pub(super) struct Knowledge {
     /// Cards that are not their instance's first: the way out is elsewhere.
     second: RwLock<BTreeSet<Mac>>,
     kin: Arc<kin::Kin>,
+    /// Where each member's metadata is.
+    members: RwLock<BTreeMap<Ipv4Addr, PathBuf>>,
 }
 
 /// What does not change while a network's services run.
@@ -105,6 +109,7 @@ impl Knowledge {
             leases: RwLock::default(),
             second: RwLock::default(),
             kin: Arc::default(),
+            members: RwLock::default(),
         }
     }
 
@@ -138,6 +143,20 @@ impl Knowledge {
         self.second.write().unwrap_or_else(PoisonError::into_inner).remove(&mac);
     }
 
+    /// Lets the instance that has an address read its metadata.
+    pub(super) fn set_member(&self, address: Ipv4Addr, metadata: PathBuf) {
+        self.members.write().unwrap_or_else(PoisonError::into_inner).insert(address, metadata);
+    }
+
+    /// Forgets the instance that had an address.
+    pub(super) fn drop_member(&self, address: Ipv4Addr) {
+        self.members.write().unwrap_or_else(PoisonError::into_inner).remove(&address);
+    }
+
+    fn member(&self, address: Ipv4Addr) -> Option<PathBuf> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
+    }
+
     fn lease(&self, mac: Mac) -> Option<Ipv4Addr> {
         self.leases.read().unwrap_or_else(PoisonError::into_inner).get(&mac).copied()
     }
@@ -159,9 +178,13 @@ impl Services {
     pub(super) async fn start(knowledge: Arc<Knowledge>, upstream: Arc<Upstream>) -> Result<Self> {
         let bridge = knowledge.network.bridge.clone();
         let mut tries = TRIES;
-        let (dhcp, (udp, tcp)) = loop {
-            match dhcp::listen(&bridge).and_then(|dhcp| Ok((dhcp, dns::listen(&knowledge.network)?))) {
-                Err(e) if e.reason == "PortTaken" && tries > 0 => {
+        let gateway = knowledge.network.gateway;
+        let listen = || -> Result<_> {
+            Ok((dhcp::listen(&bridge)?, dns::listen(&knowledge.network)?, metadata::listen(gateway)?))
+        };
+        let (dhcp, (udp, tcp), about) = loop {
+            match listen() {
+                Err(e) if (e.reason == "PortTaken" || metadata::busy(&e)) && tries > 0 => {
                     tries -= 1;
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -173,6 +196,7 @@ impl Services {
             task("dhcp", tokio::spawn(dhcp::serve(knowledge.clone(), dhcp))),
             task("dns over udp", tokio::spawn(dns::serve_udp(knowledge.clone(), upstream.clone(), udp))),
             task("dns over tcp", tokio::spawn(dns::serve_tcp(knowledge.clone(), upstream, tcp))),
+            task("metadata", tokio::spawn(metadata::serve(knowledge.clone(), about))),
         ];
         Ok(Self { knowledge, tasks })
     }

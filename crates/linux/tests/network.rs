@@ -119,7 +119,7 @@ fn names_change_without_a_restart_of_anything() {
         world.network(1, &[("web", 5)]).await;
         let web = world.container(1, 5, &[]).await;
         let tasks = world.driver.tasks();
-        assert_eq!(tasks.len(), 3, "{tasks:?}");
+        assert_eq!(tasks.len(), 4, "{tasks:?}");
         world.network(1, &[("web", 5), ("new", 9)]).await;
         let answer = tokio::task::spawn_blocking(move || resolve(&web, address(1, 1), "new.p1.yun.")).await.unwrap();
         assert_eq!(answer.1, ["10.200.1.9"]);

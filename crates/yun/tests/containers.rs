@@ -119,6 +119,7 @@ fn files_go_both_ways_and_links_lead_nowhere() {
     std::os::unix::fs::symlink("index.html", here.join("site/start")).unwrap();
     let at = |name: &str| here.join(name).to_string_lossy().into_owned();
     let inside = |script: &str| text(&cloud.run(&["exec", "web", "--", "sh", "-c", script]).stdout);
+    cloud.until("its directory is made", || inside("ls -d /srv") == "/srv\n");
     cloud.ok(&["cp", &at("site"), "web:/srv"]);
     cloud.ok(&["cp", &at("site/index.html"), "web:/srv/renamed"]);
     let listed =

@@ -1,6 +1,7 @@
 //! The endpoints: each one reads its request, lets the caller in, calls an op, and writes the answer.
 
 use super::{
+    background,
     body::{bytes, lines},
     etag::{tagged, wanted},
     idempotency::Turn,
@@ -8,29 +9,24 @@ use super::{
     query, snapshots, socket,
     visit::{Request, Visit},
 };
-use crate::usage::{
-    self,
-    prometheus::{Ask, Params},
-};
 use crate::{
     backup,
     core::{Control, Resource},
     error::Refusal,
     events, group, image, instance, network, node, operation, project, ssh_key, token,
+    usage::{self, door::Raw, prometheus::Ask},
     view::Noun,
     volume, watch,
 };
-use dropshot::UntypedBody;
 use dropshot::{
     FreeformBody, Header, HttpError, HttpResponseAccepted, HttpResponseCreated, HttpResponseDeleted,
-    HttpResponseHeaders, HttpResponseOk, HttpResponseUpdatedNoContent, Path, Query, StreamingBody,
+    HttpResponseHeaders, HttpResponseOk, HttpResponseUpdatedNoContent, Path, Query, StreamingBody, UntypedBody,
     WebsocketChannelResult, WebsocketConnection,
 };
 use futures::StreamExt;
 use http::StatusCode;
 use std::{sync::Arc, time::Duration};
 use yun_api::cloud::*;
-use yun_engine::tasks::{TaskState, TaskView};
 use yun_types::*;
 
 /// The longest wait for an operation.
@@ -114,7 +110,7 @@ impl CloudApi for ApiImpl {
         let visit = Visit::of_cloud(&rqctx);
         let work = async {
             visit.enter()?;
-            audit_page(visit.control, &query.into_inner()).await
+            crate::journal::audit::page(&visit.control.audit, &query.into_inner()).await
         };
         visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
     }
@@ -127,7 +123,7 @@ impl CloudApi for ApiImpl {
 
     async fn task_list(rqctx: Request) -> Answer<Vec<BackgroundTask>> {
         let visit = Visit::of_cloud(&rqctx);
-        let tasks = visit.enter().map(|_| visit.control.tasks.list().into_iter().map(background).collect());
+        let tasks = visit.enter().map(|_| visit.control.tasks.list().into_iter().map(background::view).collect());
         visit.end(tasks, StatusCode::OK).await.map(HttpResponseOk)
     }
 
@@ -854,44 +850,19 @@ impl CloudApi for ApiImpl {
         path: Path<InstancePath>,
         query: Query<HistoryQuery>,
     ) -> Answer<UsageHistory> {
-        let (target, query) = (path.into_inner().instance, query.into_inner());
-        let visit = Visit::of_project(&rqctx, query.project.clone()).on(&target);
-        let work = async {
-            visit.enter()?;
-            usage::ops::of_instance(visit.control, &visit.project, &target, &query).await
-        };
-        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+        usage::door::of_instance(&rqctx, path.into_inner().instance, query.into_inner()).await
     }
 
     async fn node_usage(rqctx: Request, path: Path<NodePath>, query: Query<HistoryQuery>) -> Answer<UsageHistory> {
-        let (target, query) = (path.into_inner().node, query.into_inner());
-        let visit = Visit::of_cloud(&rqctx).on(&target);
-        let work = async {
-            visit.enter()?;
-            usage::ops::of_node(visit.control, &target, &query).await
-        };
-        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+        usage::door::of_node(&rqctx, path.into_inner().node, query.into_inner()).await
     }
 
     async fn usage_instances(rqctx: Request, query: Query<UsageQuery>) -> Answer<Vec<InstanceUsage>> {
-        let query = query.into_inner();
-        let all = query.all_projects.unwrap_or_default();
-        let visit = Visit::of_project(&rqctx, query.project);
-        let work = async {
-            let caller = visit.enter_list(all)?;
-            let project = (!all).then(|| visit.project.clone());
-            Ok(usage::ops::instances(visit.control, &caller, project.as_ref()).await)
-        };
-        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+        usage::door::instances(&rqctx, query.into_inner()).await
     }
 
     async fn usage_nodes(rqctx: Request) -> Answer<Vec<NodeUsageNow>> {
-        let visit = Visit::of_cloud(&rqctx);
-        let work = async {
-            visit.enter()?;
-            Ok(usage::ops::nodes(visit.control).await)
-        };
-        visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
+        usage::door::nodes(&rqctx).await
     }
 
     async fn operation_list(rqctx: Request, query: Query<ListQuery>) -> Answer<Page<Operation>> {
@@ -948,70 +919,54 @@ impl CloudApi for ApiImpl {
         };
         visit.end(work.await, StatusCode::OK).await.map(HttpResponseOk)
     }
-    async fn metrics(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
-        let visit = Visit::of_cloud(&rqctx);
-        let accept = rqctx.request.headers().get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
-        let work = async { usage::exposition::metrics(visit.control, &visit.enter()?, accept).await };
-        visit.end(work.await, StatusCode::OK).await
+
+    async fn metrics(rqctx: Request) -> Raw {
+        usage::door::metrics(&rqctx).await
     }
 
-    async fn prom_query(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::Query, &[]).await
+    async fn prom_query(rqctx: Request) -> Raw {
+        usage::door::question(&rqctx, Ask::Query, &[]).await
     }
 
-    async fn prom_query_post(rqctx: Request, body: UntypedBody) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::Query, body.as_bytes()).await
+    async fn prom_query_post(rqctx: Request, body: UntypedBody) -> Raw {
+        usage::door::question(&rqctx, Ask::Query, body.as_bytes()).await
     }
 
-    async fn prom_query_range(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::QueryRange, &[]).await
+    async fn prom_query_range(rqctx: Request) -> Raw {
+        usage::door::question(&rqctx, Ask::QueryRange, &[]).await
     }
 
-    async fn prom_query_range_post(
-        rqctx: Request,
-        body: UntypedBody,
-    ) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::QueryRange, body.as_bytes()).await
+    async fn prom_query_range_post(rqctx: Request, body: UntypedBody) -> Raw {
+        usage::door::question(&rqctx, Ask::QueryRange, body.as_bytes()).await
     }
 
-    async fn prom_series(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::Series, &[]).await
+    async fn prom_series(rqctx: Request) -> Raw {
+        usage::door::question(&rqctx, Ask::Series, &[]).await
     }
 
-    async fn prom_series_post(rqctx: Request, body: UntypedBody) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::Series, body.as_bytes()).await
+    async fn prom_series_post(rqctx: Request, body: UntypedBody) -> Raw {
+        usage::door::question(&rqctx, Ask::Series, body.as_bytes()).await
     }
 
-    async fn prom_labels(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::Labels, &[]).await
+    async fn prom_labels(rqctx: Request) -> Raw {
+        usage::door::question(&rqctx, Ask::Labels, &[]).await
     }
 
-    async fn prom_labels_post(rqctx: Request, body: UntypedBody) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::Labels, body.as_bytes()).await
+    async fn prom_labels_post(rqctx: Request, body: UntypedBody) -> Raw {
+        usage::door::question(&rqctx, Ask::Labels, body.as_bytes()).await
     }
 
-    async fn prom_metadata(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::Metadata, &[]).await
+    async fn prom_metadata(rqctx: Request) -> Raw {
+        usage::door::question(&rqctx, Ask::Metadata, &[]).await
     }
 
-    async fn prom_buildinfo(rqctx: Request) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::BuildInfo, &[]).await
+    async fn prom_buildinfo(rqctx: Request) -> Raw {
+        usage::door::question(&rqctx, Ask::BuildInfo, &[]).await
     }
 
-    async fn prom_label_values(
-        rqctx: Request,
-        path: Path<LabelPath>,
-    ) -> Result<http::Response<dropshot::Body>, HttpError> {
-        question(&rqctx, Ask::Values(path.into_inner().label), &[]).await
+    async fn prom_label_values(rqctx: Request, path: Path<LabelPath>) -> Raw {
+        usage::door::question(&rqctx, Ask::Values(path.into_inner().label), &[]).await
     }
-}
-
-/// A question of Prometheus.
-async fn question(rqctx: &Request, ask: Ask, body: &[u8]) -> Result<http::Response<dropshot::Body>, HttpError> {
-    let visit = Visit::of_cloud(rqctx);
-    let params = Params::new(rqctx.request.uri().query(), body);
-    let work = async { usage::prometheus::answer(visit.control, visit.enter()?, ask, params).await };
-    visit.end(work.await, StatusCode::OK).await
 }
 
 /// A visit to a project that the path names by its name or its id.
@@ -1032,39 +987,5 @@ fn project_visit<'r>(rqctx: &'r Request, project: &NameOrId) -> Visit<'r> {
 fn owner(operation: &Operation) -> Result<Name, Refusal> {
     operation.metadata.project.clone().ok_or_else(|| {
         Refusal::internal("find the project of an operation", format!("{} has none", operation.metadata.id))
-    })
-}
-
-fn background(task: TaskView) -> BackgroundTask {
-    let state = match task.state {
-        TaskState::Panicked => "failed",
-        TaskState::Idle if task.failures > 0 => "waiting",
-        TaskState::Idle => "idle",
-        TaskState::Working => "running",
-    };
-    BackgroundTask {
-        name: task.name,
-        state: state.to_owned(),
-        runs: task.runs,
-        last_run: task.last_run,
-        last_result: Some(task.reason).filter(|reason| !reason.is_empty()),
-        next_run: task.next_run,
-    }
-}
-
-async fn audit_page(control: &Control, query: &AuditQuery) -> Result<Page<AuditRecord>, Refusal> {
-    let part = Part::new(query.limit, query.page_token.as_deref(), None)?;
-    let before = part.after().map_or(Ok(u64::MAX), str::parse);
-    let before = before.map_err(|_| {
-        Refusal::bad_request(
-            "BadPageToken",
-            "cannot read the page_token: use next_page exactly as the page before gave it",
-        )
-    })?;
-    let (records, next) = crate::journal::audit::find(&control.audit, before, part.limit(), query).await?;
-    Ok(Page {
-        items: records.iter().map(|record| AuditRecord::clone(record)).collect(),
-        next_page: next.map(|sequence| page::token(&sequence.to_string())),
-        revision: String::new(),
     })
 }

@@ -3,6 +3,7 @@
 //! Handlers run to their end even if the client leaves, so that what was begun is also recorded; streams end with their client.
 
 mod api;
+mod background;
 mod body;
 pub(crate) mod etag;
 pub mod idempotency;

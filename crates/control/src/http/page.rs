@@ -28,7 +28,7 @@ impl Part {
     }
 
     /// Reads it from its parts.
-    pub(super) fn new(limit: Option<u32>, token: Option<&str>, labels: Option<&str>) -> Result<Self, Refusal> {
+    pub(crate) fn new(limit: Option<u32>, token: Option<&str>, labels: Option<&str>) -> Result<Self, Refusal> {
         if limit == Some(0) {
             return Err(Refusal::bad_request(
                 "BadLimit",
@@ -44,12 +44,12 @@ impl Part {
     }
 
     /// How many objects at most.
-    pub(super) fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
     /// The last key of the page before.
-    pub(super) fn after(&self) -> Option<&str> {
+    pub(crate) fn after(&self) -> Option<&str> {
         self.after.as_ref().map(Key::as_str)
     }
 
@@ -111,7 +111,7 @@ pub(super) fn newest_first<T: Stored, V>(
 }
 
 /// The token of a page whose last key is this.
-pub(super) fn token(key: &str) -> String {
+pub(crate) fn token(key: &str) -> String {
     URL_SAFE_NO_PAD.encode(key)
 }
 

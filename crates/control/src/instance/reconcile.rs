@@ -143,7 +143,7 @@ async fn pass(c: &Control) -> Result<Tally, StoreError> {
                 let mut after = row.value.0.clone();
                 wait(&mut after, reason, waiting_text(&decision.explanation));
                 if after != row.value.0 {
-                    finish(c, add_write(Txn::new(), &row, Some(&after))?).await?;
+                    finish(c, add_write(c, Txn::new(), &row, Some(&after))?).await?;
                 }
                 false
             }

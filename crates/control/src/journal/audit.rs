@@ -1,9 +1,12 @@
 //! Questions about the audit journal: the records that fit, newest first, page by page.
 
 use super::Journal;
-use crate::error::Refusal;
+use crate::{
+    error::Refusal,
+    http::page::{Part, token},
+};
 use std::sync::Arc;
-use yun_api::cloud::AuditQuery;
+use yun_api::cloud::{AuditQuery, Page};
 use yun_types::AuditRecord;
 
 /// How many records are looked at together.
@@ -25,8 +28,26 @@ fn fits(record: &AuditRecord, query: &AuditQuery) -> bool {
         && since.is_none_or(|since| record.at >= since)
 }
 
+/// A page of the records that fit.
+pub(crate) async fn page(journal: &Journal<AuditRecord>, query: &AuditQuery) -> Result<Page<AuditRecord>, Refusal> {
+    let part = Part::new(query.limit, query.page_token.as_deref(), None)?;
+    let before = part.after().map_or(Ok(u64::MAX), str::parse);
+    let before = before.map_err(|_| {
+        Refusal::bad_request(
+            "BadPageToken",
+            "cannot read the page_token: use next_page exactly as the page before gave it",
+        )
+    })?;
+    let (records, next) = find(journal, before, part.limit(), query).await?;
+    Ok(Page {
+        items: records.iter().map(|record| AuditRecord::clone(record)).collect(),
+        next_page: next.map(|sequence| token(&sequence.to_string())),
+        revision: String::new(),
+    })
+}
+
 /// At most `limit` records before `before` that fit, and where the next page begins.
-pub(crate) async fn find(
+async fn find(
     journal: &Journal<AuditRecord>,
     before: u64,
     limit: usize,

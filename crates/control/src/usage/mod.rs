@@ -2,6 +2,7 @@
 //!
 //! Measurements are not state: nobody decides by them, and the newest may be lost. They never go into the store of the cloud.
 
+pub(crate) mod door;
 pub(crate) mod exposition;
 pub mod ops;
 mod plain;

@@ -459,9 +459,6 @@ async fn files(harness: &dyn Harness) {
 
 async fn consoles(harness: &dyn Harness) {
     let subject = Subject::running(harness, Program::Talks).await;
-    let request = ExecRequest { command: vec!["true".into()], ..ExecRequest::default() };
-    let refusal = refused("exec in a VM", subject.kit.instance.exec(&subject.handle, request).await);
-    assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("yun ssh"), "{refusal}");
     let refusal = refused("sftp with a VM", subject.kit.instance.sftp(&subject.handle, None).await);
     assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("SSH server"), "{refusal}");
     let refusal =
@@ -475,6 +472,10 @@ async fn consoles(harness: &dyn Harness) {
         assert!(matches!(said, Some(Output::Stdout(_))), "{name} console: {said:?}");
     }
     drop((first, second));
+    // Nobody inside listens: it takes a moment until that is clear.
+    let request = ExecRequest { command: vec!["true".into()], ..ExecRequest::default() };
+    let refusal = refused("exec in a VM without an agent", subject.kit.instance.exec(&subject.handle, request).await);
+    assert!(refusal.kind == ErrorKind::Unavailable && refusal.message.contains("yun ssh"), "{refusal}");
     subject.since().await;
     subject.remove().await;
 }

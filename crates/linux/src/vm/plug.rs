@@ -462,8 +462,7 @@ mod tests {
 
     #[test]
     fn a_memory_finds_its_devices_where_they_were() {
-        let (old, new) =
-            (volume("a"), FittedVolume { id: VolumeId(uuid::Uuid::from_u128(0xdef << 96)), ..volume("b") });
+        let (old, new) = (volume("a"), FittedVolume { id: VolumeId(uuid::Uuid::from_u128(0xdef)), ..volume("b") });
         let card = |index| Attachment {
             nic: yun_types::Nic { index, ..crate::vm::cidata::tests::attachment().nic },
             ..crate::vm::cidata::tests::attachment()
@@ -478,7 +477,7 @@ mod tests {
         check_layout("vm1", &layout, &fittings).unwrap();
         let error = check_layout("vm1", &layout, &Fittings { volumes: vec![], ..fittings }).unwrap_err();
         assert!(
-            error.message.contains("it had the volume 00000000") && error.message.contains("yun volume attach"),
+            error.message.contains("it had the volume 00000abc") && error.message.contains("yun volume attach"),
             "{error}"
         );
         let fewer = Fittings { volumes: vec![old], interfaces: vec![] };

@@ -32,10 +32,7 @@ pub(crate) async fn launch(cloud: &Cloud, args: LaunchArgs) -> Result<Code> {
     let detach = args.detach;
     let attached = args.container.interactive && !detach;
     if args.container.interactive && is_vm {
-        bail!(
-            "image {} makes VMs, which have no standard input: leave -i out, and use yun console or yun ssh",
-            args.image
-        );
+        bail!("image {image} makes VMs, which have no standard input: leave -i out, and use yun console or yun ssh");
     }
     if attached && args.container.tty && !std::io::stdin().is_terminal() {
         bail!("standard input is not a terminal: leave -t out, or run this in a terminal");

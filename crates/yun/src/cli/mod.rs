@@ -118,3 +118,11 @@ async fn on_cloud(cloud: connect::Cloud, command: Command) -> Result<Code> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_command_contradicts_itself() {
+        <super::args::Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -72,10 +72,45 @@ pub(super) async fn serve(knowledge: Arc<Knowledge>, socket: UdpSocket) {
     }
 }
 
+/// False for options whose lengths the decoder trusts where it should not: it would panic in a build with assertions.
+fn lengths_are_sound(packet: &[u8]) -> bool {
+    /// After the fixed part and the cookie.
+    const OPTIONS: usize = 240;
+    const PAD: u8 = 0;
+    const END: u8 = 255;
+    let mut rest = packet.get(OPTIONS..).unwrap_or_default();
+    // Pieces of one option are put together before they are read.
+    let mut seen = [false; 256];
+    while let Some((&code, after)) = rest.split_first() {
+        if code == PAD {
+            rest = after;
+            continue;
+        }
+        if code == END {
+            break;
+        }
+        let Some((&length, after)) = after.split_first() else { break };
+        let sound = match code {
+            80 => length == 0,
+            81 => length >= 3,
+            94 => length == 3,
+            151 => length >= 1,
+            152..=155 => length == 4,
+            _ => true,
+        };
+        let judged = matches!(code, 80 | 81 | 94 | 151..=155);
+        if !sound || judged && std::mem::replace(&mut seen[usize::from(code)], true) {
+            return false;
+        }
+        rest = after.get(usize::from(length)..).unwrap_or_default();
+    }
+    true
+}
+
 /// The answer to a packet, and the address it goes to. Never panics, whatever the bytes.
 fn answer(knowledge: &Knowledge, packet: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
     // The third byte is the length of the card's address; other lengths are no Ethernet, and the decoder trusts it.
-    if packet.get(1..3) != Some(&[1, 6]) {
+    if packet.get(1..3) != Some(&[1, 6]) || !lengths_are_sound(packet) {
         return None;
     }
     let request = Message::decode(&mut Decoder::new(packet)).ok()?;
@@ -291,6 +326,17 @@ mod tests {
         let (ack, to) = ask(MAC, MessageType::Inform, |m| _ = m.set_ciaddr(ADDRESS)).unwrap();
         assert_eq!((ack.yiaddr(), to), (Ipv4Addr::UNSPECIFIED, ADDRESS));
         assert!(ack.opts().get(OptionCode::AddressLeaseTime).is_none());
+    }
+
+    #[test]
+    fn options_of_a_wrong_length_are_not_read() {
+        let packet = |options: &[u8]| [&[1, 1, 6][..], &[0; 237], options].concat();
+        assert!(lengths_are_sound(&packet(&[53, 1, 1, 0, 255, 152])));
+        assert!(lengths_are_sound(&packet(&[80, 0, 152, 4, 0, 0, 0, 0])));
+        for wrong in [&[80, 1, 0][..], &[81, 2, 0, 0], &[94, 0], &[151, 0], &[152, 1, 0], &[80, 0, 80, 0]] {
+            assert!(!lengths_are_sound(&packet(wrong)), "{wrong:?}");
+            answer(&knowledge(), &packet(wrong));
+        }
     }
 
     proptest! {

@@ -151,7 +151,7 @@ pub(crate) struct CreateArgs {
     /// The group's name; its instances are NAME-1, NAME-2 …
     pub(crate) name: Name,
     /// The image (yun image ls)
-    #[arg(long, short = 'i', add = ArgValueCompleter::new(complete::images))]
+    #[arg(long, add = ArgValueCompleter::new(complete::images))]
     pub(crate) image: String,
     /// How many instances
     #[arg(long, short = 'n', default_value = "1")]

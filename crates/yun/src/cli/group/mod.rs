@@ -98,6 +98,10 @@ pub(crate) async fn get(cloud: &Cloud, word: &str) -> Result<Group> {
 }
 
 async fn create(cloud: &Cloud, args: CreateArgs) -> Result<Code> {
+    anyhow::ensure!(
+        !args.container.interactive && !args.container.tty,
+        "instances of a group are alike and nobody is attached to one: leave -i and -t out, or use yun launch -it"
+    );
     let labels = words::labels(&args.label)?;
     let vm = launch::vm_options(&args.vm, launch::makes_vms(cloud, &args.image).await).await?;
     let spec = InstanceSpec {

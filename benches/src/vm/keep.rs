@@ -26,7 +26,10 @@ pub(super) async fn run(cloud: &Cloud, cold: f64) -> Result<Vec<Measure>> {
     let address = source.status.address.context("the VM has no address")?;
     greeting((address, 22).into(), begun)?;
     // Its agent comes up beside SSH, and whoever goes on with the memory needs it.
-    cloud.yun(&["ssh", SOURCE, "--wait", "60", "--", "until pidof qemu-ga; do usleep 50000; done"])?;
+    let until = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = cloud.yun(&["exec", SOURCE, "--", "true"]) {
+        anyhow::ensure!(Instant::now() < until, "the agent of {SOURCE} does not come up: {error:#}");
+    }
     let body = SnapshotCreate { name: "warm".parse()?, labels: Default::default(), memory: true };
     let asked = cloud.client.snapshot_create().instance(SOURCE.parse::<Name>()?).body(body).send().await?;
     cloud.ended(asked.into_inner()).await?;

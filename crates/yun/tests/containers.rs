@@ -137,6 +137,13 @@ fn files_go_both_ways_and_links_lead_nowhere() {
     assert!(std::fs::symlink_metadata(here.join("out")).unwrap().is_symlink(), "a link is copied as a link");
     let listing = cloud.run(&["cp", "web:/top/etc", "-"]);
     assert!(listing.status.success() && !text(&listing.stdout).contains("root:$"), "the host's files are not there");
+    // The kernel is asked for nothing with the rights of the server.
+    for target in ["web:/proc", "web:/proc/version"] {
+        let (_, why) = cloud.fails(&["cp", &at("site"), target]);
+        assert!(why.contains("yun exec") || why.contains("is no directory"), "{target}: {why}");
+    }
+    let (_, why) = cloud.fails(&["cp", "web:/proc/version", &at("version")]);
+    assert!(why.contains("yun exec INSTANCE -- cat /proc/version"), "{why}");
     cloud.ok(&["cp", &at("site/index.html"), "web:/top/inside"]);
     assert_eq!(inside("cat /inside"), "hello");
     assert!(!std::path::Path::new("/inside").exists());

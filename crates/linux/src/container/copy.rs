@@ -7,6 +7,7 @@ use super::{
     driver::Inner,
     files::Files,
     idmap,
+    made_up::is_made_up,
     nest::{self, Nest},
     overlay,
 };
@@ -110,6 +111,12 @@ pub(super) async fn read(
     let tree = tree(inner, files).await?;
     let name = Path::new(path).file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let found = tree.open(Path::new(path), OFlag::O_PATH | OFlag::O_NOFOLLOW).map_err(|e| not_there(path, e))?;
+    if is_made_up(&found).map_err(|e| not_there(path, e))? {
+        let message = format!(
+            "{path} is made up by the kernel, and no file that can be copied: read it with a command inside (yun exec INSTANCE -- cat {path})"
+        );
+        return Err(DriverError::bad_request("NoFile", message));
+    }
     let (sender, receiver) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let mut archive = tar::Builder::new(Pieces { sender: sender.clone(), held: Vec::with_capacity(PIECE) });
@@ -259,6 +266,14 @@ impl Place {
             let path = self.target(&entry.path()?)?;
             let Some(name) = path.file_name().map(OsStr::to_owned) else { continue };
             let parent = tree.open(path.parent().unwrap_or(Path::new("/")), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+            // A directory that is made below /sys/fs/cgroup is more than a directory, and the kernel would be asked with our rights.
+            if is_made_up(&parent)? {
+                let message = format!(
+                    "{} is below what the kernel makes up: write there with a command inside (yun exec)",
+                    path.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
             let header = entry.header();
             let (mode, kind) = (header.mode()? & 0o7777, header.entry_type());
             let (uid, gid) = (tree.outside(header.uid()?), tree.outside(header.gid()?));

@@ -24,6 +24,7 @@ mod fit;
 mod idmap;
 mod life;
 mod logs;
+mod made_up;
 mod merge;
 mod nest;
 mod oci;

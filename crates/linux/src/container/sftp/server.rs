@@ -3,6 +3,7 @@
 use super::packet::{self, Attributes, Code, Malformed, Reader, Seen, open};
 use crate::container::{
     copy::{Tree, below, own_path, reopen},
+    made_up::is_made_up,
     users::Identity,
 };
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,6 @@ use nix::{
     fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, readlinkat, renameat2},
     sys::{
         stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat, mkdirat, utimensat},
-        statfs::fstatfs,
         time::TimeSpec,
     },
     unistd::{FchownatFlags, Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat},
@@ -46,27 +46,6 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("lsetstat@openssh.com", "1"),
     ("limits@openssh.com", "1"),
     ("expand-path@openssh.com", "1"),
-];
-
-/// File systems that the kernel makes up: reading and writing there asks the kernel for something, with the rights of whoever opened the
-/// file. The numbers are those of statfs(2).
-const MADE_UP: &[i64] = &[
-    0x9fa0,      // proc
-    0x6265_6572, // sysfs
-    0x0027_e0eb, // cgroup
-    0x6367_7270, // cgroup2
-    0x6462_6720, // debugfs
-    0x7472_6163, // tracefs
-    0xcafe_4a11, // bpf
-    0x7363_6673, // securityfs
-    0xf97c_ff8c, // selinuxfs
-    0x6265_6570, // configfs
-    0xde5e_81e4, // efivarfs
-    0x6165_676c, // pstore
-    0x6e73_6673, // nsfs
-    0x1980_0202, // mqueue
-    0x4249_4e4d, // binfmt_misc
-    0x1cd1,      // devpts
 ];
 
 /// Answers until the person is gone.
@@ -443,8 +422,7 @@ fn has_storage(found: &OwnedFd) -> Result<(), Fault> {
 
 /// Refuses changes of what the kernel makes up.
 fn has_owner(found: &OwnedFd) -> Result<(), Fault> {
-    let kind = fstatfs(found)?.filesystem_type().0;
-    if MADE_UP.contains(&kind) { Err(Errno::EACCES.into()) } else { Ok(()) }
+    if is_made_up(found)? { Err(Errno::EACCES.into()) } else { Ok(()) }
 }
 
 /// A path without `.` and `..`, by its words alone, from the root.

@@ -4,30 +4,12 @@
 
 mod common;
 
-use common::{Cloud, text};
+use common::{
+    Cloud,
+    machine::{BOOT, SIZE, end, inside, with_machine},
+    text,
+};
 use std::time::{Duration, Instant};
-
-const SIZE: &str = "cpu:0.5,memory:192Mi,disk:256Mi";
-const BOOT: &str = "cat /proc/sys/kernel/random/boot_id";
-
-/// Runs a command inside by SSH; what it printed, or what went wrong.
-fn inside(cloud: &Cloud, name: &str, command: &str) -> Result<String, String> {
-    let output = cloud.run(&["ssh", name, "--wait", "90", "--", command]);
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-}
-
-fn with_machine() -> Cloud {
-    let cloud = Cloud::start();
-    cloud.ok(&["image", "build", "small-vm", "small"]);
-    cloud.ok(&["launch", "small", "vm1", "--size", SIZE]);
-    inside(&cloud, "vm1", "echo one > /root/file && sync").unwrap();
-    cloud
-}
-
-fn end(cloud: Cloud) {
-    cloud.ok(&["down"]);
-    assert_eq!(cloud.leftovers(), Vec::<String>::new());
-}
 
 #[test]
 fn what_was_kept_comes_back_with_and_without_memory() {

@@ -4,21 +4,17 @@
 
 mod common;
 
-use common::{Cloud, run, text};
+use common::{
+    Cloud,
+    machine::{SIZE, inside},
+    run, text,
+};
 use std::{
     io::{Read, Write},
     process::Stdio,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-
-const SIZE: &str = "cpu:0.5,memory:192Mi,disk:256Mi";
-
-/// Runs a command inside by SSH; what it printed, or what went wrong.
-fn inside(cloud: &Cloud, name: &str, command: &str) -> Result<String, String> {
-    let output = cloud.run(&["ssh", name, "--wait", "90", "--", command]);
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-}
 
 #[test]
 fn a_machine_is_launched_rebooted_stopped_frozen_and_removed() {

@@ -7,6 +7,8 @@
     reason = "shared by several test programs, which start the real program"
 )]
 
+pub mod machine;
+
 use serde_json::Value;
 use std::{
     io::Write as _,
